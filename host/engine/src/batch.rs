@@ -1,0 +1,96 @@
+//! Many checks at once. Each plugin has a queue of its own and as many runners as it has permits; a runner takes a
+//! slice of work, hands in what it has, and lets others have the thread. So one plugin cannot make another wait
+//! for more than a slice, and 400 000 checks cost no 400 000 tasks.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use apgar_core::node::Node;
+use tokio::runtime::Runtime;
+use tokio::sync::mpsc;
+
+use crate::check;
+use crate::clock;
+use crate::engine::{Finished, Inner, Job};
+use crate::host::Meter;
+use crate::limits::{PLUGIN_PERMITS, TICK};
+use crate::plugin::Plugin;
+
+/// How long a runner keeps its thread and its permits: as long as a spinning guest does, so that both get the same
+/// share of it. Shorter, and two spinning guests would leave a healthy plugin a tenth of the machine.
+const SLICE: Duration = TICK;
+
+/// Results per message: large enough that the channel costs nothing per check, small enough that the loop takes a
+/// message in well below a millisecond.
+const BATCH: usize = 256;
+
+/// How long a result may wait for company.
+const PATIENCE: Duration = Duration::from_millis(10);
+
+/// The jobs of one plugin, taken from the front.
+struct Queue {
+    plugin: Arc<Plugin>,
+    jobs: Mutex<std::vec::IntoIter<(u64, Arc<Node>)>>,
+}
+
+pub(crate) fn submit(inner: &Arc<Inner>, guests: &Runtime, jobs: Vec<Job>, done: &mpsc::Sender<Vec<Finished>>) {
+    for (plugin, jobs) in by_plugin(jobs) {
+        let runners = PLUGIN_PERMITS.min(jobs.len());
+        let queue = Arc::new(Queue { plugin, jobs: Mutex::new(jobs.into_iter()) });
+        for _ in 0..runners {
+            guests.spawn(run(inner.clone(), queue.clone(), done.clone()));
+        }
+    }
+}
+
+type Jobs = Vec<(u64, Arc<Node>)>;
+
+fn by_plugin(jobs: Vec<Job>) -> Vec<(Arc<Plugin>, Jobs)> {
+    let mut queues: Vec<(Arc<Plugin>, Jobs)> = Vec::new();
+    for Job { id, plugin, node } in jobs {
+        // At most 64 plugins, and jobs mostly come plugin by plugin or node by node: a scan beats a map.
+        match queues.iter_mut().find(|(known, _)| Arc::ptr_eq(known, &plugin)) {
+            Some((_, jobs)) => jobs.push((id, node)),
+            None => queues.push((plugin, vec![(id, node)])),
+        }
+    }
+    queues
+}
+
+async fn run(inner: Arc<Inner>, queue: Arc<Queue>, done: mpsc::Sender<Vec<Finished>>) {
+    let meter = Arc::new(Meter::default());
+    let mut finished = Vec::new();
+    let mut handed_in = clock::now();
+    loop {
+        let (Ok(plugin_permit), Ok(engine_permit)) =
+            (queue.plugin.permits.acquire().await, inner.permits.acquire().await)
+        else {
+            return;
+        };
+        let slice = clock::now();
+        let empty = loop {
+            let Some((id, node)) = crate::lock(&queue.jobs).next() else {
+                break true;
+            };
+            let name = node.name.clone();
+            let result = check::check(&queue.plugin, node, &meter, &inner.ticker).await;
+            finished.push(Finished { id, node: name, plugin: queue.plugin.clone(), result });
+            if finished.len() >= BATCH || slice.elapsed() >= SLICE {
+                break false;
+            }
+        };
+        // Not while waiting for the receiver: it may be slow, and others are ready.
+        drop((plugin_permit, engine_permit));
+        let full = finished.len() >= BATCH || handed_in.elapsed() >= PATIENCE;
+        if (full || empty) && !finished.is_empty() {
+            if done.send(std::mem::take(&mut finished)).await.is_err() {
+                return; // nobody wants the rest: an intended stop
+            }
+            handed_in = clock::now();
+        }
+        if empty {
+            return;
+        }
+        tokio::task::yield_now().await;
+    }
+}

@@ -1,0 +1,1048 @@
+//! The plugin directory: what a look at it may conclude, and the task that looks. The conclusions are drawn by
+//! [`Reconciler`], which touches no file; the task reads, waits and reports. Whatever it reports, nothing is loaded
+//! or unloaded here.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use apgar_core::verdict::CheckerKey;
+use notify::event::{AccessKind, AccessMode, EventKind};
+use notify::{RecursiveMode, Watcher};
+use rustix::fs::OFlags;
+use serde::Serialize;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::death::{Refusal, RefusalReason};
+use crate::limits;
+use crate::load::too_large;
+use crate::plugin::Digest;
+use crate::text;
+
+/// Commands that wait: there is one person at a time.
+const COMMANDS: usize = 8;
+
+/// Where to look, and how patiently.
+#[derive(Debug, Clone)]
+pub struct DirectoryOptions {
+    /// The directory.
+    pub path: PathBuf,
+    /// True if somebody named it: then it is trouble if it was never there.
+    pub expected: bool,
+    /// Files that may be plugins. Those beyond, by name, are refused.
+    pub max: usize,
+    /// The largest file that is read.
+    pub file_size: u64,
+    /// Quiet after a change before a look: editors write in pieces.
+    pub debounce: Duration,
+    /// The longest a look is put off by changes that do not end.
+    pub debounce_max: Duration,
+    /// Between two reads that must agree.
+    pub stable_gap: Duration,
+    /// Reads before a file is called unstable.
+    pub stable_attempts: u32,
+    /// Between looks without any sign of a change: network file systems are silent.
+    pub poll_interval: Duration,
+    /// Every so many polls all files are read: a rewrite can keep size and times.
+    pub digest_every: u32,
+}
+
+impl DirectoryOptions {
+    /// The waits of `supervision` 3.3.
+    #[must_use]
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            expected: true,
+            max: limits::PLUGINS,
+            file_size: limits::FILE_SIZE,
+            debounce: Duration::from_millis(250),
+            debounce_max: Duration::from_secs(5),
+            stable_gap: Duration::from_millis(250),
+            stable_attempts: 20,
+            poll_interval: Duration::from_secs(30),
+            digest_every: 10,
+        }
+    }
+}
+
+/// What was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DirectoryEvent {
+    /// A new file, or a file with new bytes, read until it was stable.
+    Found {
+        /// The file's stem.
+        name: CheckerKey,
+        /// All of it.
+        bytes: Arc<[u8]>,
+        /// Of the bytes.
+        digest: Digest,
+    },
+    /// A file is gone for good: two looks in a row did not find it, or a person said so.
+    Removed {
+        /// The file's stem.
+        name: CheckerKey,
+    },
+    /// A file is not acceptable. What it replaced serves on.
+    Refused {
+        /// The file's stem; for a bad name, as much of it as can be shown.
+        name: CheckerKey,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// The directory is missing or cannot be listed: nothing is concluded from that.
+    Lost {
+        /// Why.
+        message: String,
+    },
+    /// The directory is suddenly empty: nothing is concluded from that either.
+    Emptied {
+        /// How many plugins it had.
+        had: usize,
+    },
+    /// The directory is as it should be again.
+    Back,
+}
+
+/// The state of the directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DirectoryState {
+    /// It can be listed.
+    Ok,
+    /// It is not there and never was, and nobody asked for it.
+    Absent,
+    /// It cannot be listed.
+    Lost,
+    /// It is empty and should not be.
+    Emptied,
+}
+
+/// The directory, for the API.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DirectoryStatus {
+    /// Where it is.
+    pub path: PathBuf,
+    /// How it is.
+    pub state: DirectoryState,
+    /// Plugin files in it.
+    pub files: usize,
+    /// Files that no plugin row shows: bad names, and those beyond the limit.
+    pub refused: Vec<RefusedFile>,
+}
+
+/// A file that is no plugin.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RefusedFile {
+    /// Its name, as far as it can be shown.
+    pub file: String,
+    /// Why.
+    #[serde(flatten)]
+    pub refusal: Refusal,
+}
+
+/// Why a plugin cannot be unloaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum UnloadError {
+    /// There is no directory plugin of that name.
+    #[error("no plugin of that name came from the directory")]
+    Unknown,
+    /// Its file is there, and would be loaded again.
+    #[error("its file is still in the directory: remove the file instead")]
+    FilePresent,
+    /// Nobody watches any more.
+    #[error("the directory is not watched any more")]
+    Ended,
+}
+
+/// The watch on the directory, before it runs.
+#[derive(Debug)]
+pub struct Directory {
+    options: DirectoryOptions,
+    commands: mpsc::Receiver<Command>,
+    status: Arc<Mutex<DirectoryStatus>>,
+}
+
+/// What others may ask of a running watch.
+#[derive(Debug, Clone)]
+pub struct DirectoryHandle {
+    commands: mpsc::Sender<Command>,
+    status: Arc<Mutex<DirectoryStatus>>,
+}
+
+#[derive(Debug)]
+enum Command {
+    Rescan,
+    Unload(CheckerKey, oneshot::Sender<Result<(), UnloadError>>),
+}
+
+impl DirectoryHandle {
+    /// Looks now, and reads every file.
+    pub async fn rescan(&self) {
+        if self.commands.send(Command::Rescan).await.is_err() {
+            tracing::debug!("the plugin directory is not watched any more");
+        }
+    }
+
+    /// Takes away a plugin whose file is gone but which was kept because the directory looked odd.
+    ///
+    /// # Errors
+    /// If it is no directory plugin, or its file is there.
+    pub async fn unload(&self, name: &CheckerKey) -> Result<(), UnloadError> {
+        let (reply, answer) = oneshot::channel();
+        let command = Command::Unload(name.clone(), reply);
+        self.commands.send(command).await.map_err(|_| UnloadError::Ended)?;
+        answer.await.map_err(|_| UnloadError::Ended)?
+    }
+
+    /// How the directory is.
+    #[must_use]
+    pub fn status(&self) -> DirectoryStatus {
+        crate::lock(&self.status).clone()
+    }
+}
+
+impl Directory {
+    /// A watch that has not looked yet, and the handle to ask it by.
+    #[must_use]
+    pub fn new(options: DirectoryOptions) -> (Self, DirectoryHandle) {
+        let status = Arc::new(Mutex::new(DirectoryStatus {
+            path: options.path.clone(),
+            state: DirectoryState::Absent,
+            files: 0,
+            refused: Vec::new(),
+        }));
+        let (sender, commands) = mpsc::channel(COMMANDS);
+        (Self { options, commands, status: status.clone() }, DirectoryHandle { commands: sender, status })
+    }
+
+    /// Watches until nobody listens. The first look is made at once, and sends `Found` for what is there.
+    pub async fn run(mut self, events: mpsc::Sender<DirectoryEvent>) {
+        let (sign, mut signs) = mpsc::channel(1);
+        let mut watch = Watch::new(sign);
+        let mut reconciler = Reconciler::new(&self.options);
+        let mut polls = 0_u32;
+        let mut every_digest = false;
+        loop {
+            let path = self.options.path.clone();
+            let Ok(scan) = tokio::task::spawn_blocking(move || Scan::of(&path)).await else {
+                return;
+            };
+            watch.follow(&self.options.path, &scan);
+            let (found, mut reads) = reconciler.observe(scan, every_digest);
+            if send(&events, found).await.is_err() {
+                return;
+            }
+            self.publish(&reconciler);
+            for _ in 0..self.options.stable_attempts {
+                if reads.is_empty() {
+                    break;
+                }
+                let found = self.read(&mut reads, &mut reconciler).await;
+                if send(&events, found).await.is_err() {
+                    return;
+                }
+                if !reads.is_empty() {
+                    tokio::time::sleep(self.options.stable_gap).await;
+                }
+            }
+            let unstable = reads.into_iter().filter_map(|read| reconciler.unstable(read, &self.options));
+            if send(&events, unstable.collect()).await.is_err() {
+                return;
+            }
+            self.publish(&reconciler);
+            let wait = if reconciler.doubts() { self.options.debounce } else { self.options.poll_interval };
+            every_digest = false;
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {
+                    polls = polls.wrapping_add(1);
+                    every_digest = self.options.digest_every > 0 && polls.is_multiple_of(self.options.digest_every);
+                }
+                Some(()) = signs.recv() => self.settle(&mut signs).await,
+                command = self.commands.recv() => match command {
+                    None | Some(Command::Rescan) if events.is_closed() => return,
+                    None => tokio::time::sleep(wait).await,
+                    Some(Command::Rescan) => every_digest = true,
+                    Some(Command::Unload(name, reply)) => {
+                        let (answer, event) = reconciler.unload(name);
+                        if reply.send(answer).is_err() {
+                            tracing::debug!("whoever asked to unload a plugin is gone");
+                        }
+                        if send(&events, event).await.is_err() {
+                            return;
+                        }
+                    }
+                },
+                () = events.closed() => return,
+            }
+        }
+    }
+
+    /// Waits for quiet, but not for ever.
+    async fn settle(&self, signs: &mut mpsc::Receiver<()>) {
+        let quiet = async { while tokio::time::timeout(self.options.debounce, signs.recv()).await.is_ok() {} };
+        if tokio::time::timeout(self.options.debounce_max, quiet).await.is_err() {
+            tracing::debug!("the plugin directory keeps changing");
+        }
+    }
+
+    /// One read of each file in question. Those that were the same twice are settled.
+    async fn read(&self, reads: &mut Vec<Pending>, reconciler: &mut Reconciler) -> Vec<DirectoryEvent> {
+        let mut events = Vec::new();
+        for mut pending in std::mem::take(reads) {
+            let path = self.options.path.join(format!("{}.wasm", pending.name));
+            let (name, most) = (pending.name.clone(), self.options.file_size);
+            let read = tokio::task::spawn_blocking(move || read_file(&name, &path, most)).await;
+            match read.unwrap_or_else(|error| Err(ReadError::Refused(unreadable(&pending.name, &error)))) {
+                Ok(read) if pending.digest == Some(read.digest) => events.extend(reconciler.stable(pending.name, read)),
+                Ok(read) if reconciler.is_same(&pending.name, &read) => {}
+                Ok(read) => {
+                    pending.digest = Some(read.digest);
+                    reads.push(pending);
+                }
+                Err(ReadError::Vanished) => reconciler.vanished(&pending.name),
+                Err(ReadError::Refused(refusal)) => events.extend(reconciler.refuse(&pending.name, refusal)),
+            }
+        }
+        events
+    }
+
+    fn publish(&self, reconciler: &Reconciler) {
+        let mut status = crate::lock(&self.status);
+        status.state = reconciler.state;
+        status.files = reconciler.files;
+        status.refused = reconciler
+            .odd
+            .iter()
+            .map(|(file, refusal)| RefusedFile { file: file.clone(), refusal: refusal.clone() })
+            .collect();
+    }
+}
+
+async fn send(events: &mpsc::Sender<DirectoryEvent>, found: Vec<DirectoryEvent>) -> Result<(), ()> {
+    for event in found {
+        events.send(event).await.map_err(|_| ())?;
+    }
+    Ok(())
+}
+
+/// The notification about changes, on the directory and never on a file: renames and symlink swaps are changes of the
+/// directory. It follows the directory when another one takes its place.
+struct Watch {
+    sign: mpsc::Sender<()>,
+    watcher: Option<(notify::RecommendedWatcher, (u64, u64))>,
+}
+
+impl Watch {
+    fn new(sign: mpsc::Sender<()>) -> Self {
+        Self { sign, watcher: None }
+    }
+
+    fn follow(&mut self, path: &Path, scan: &Scan) {
+        let Scan::Listed { device, inode, .. } = scan else {
+            self.watcher = None;
+            return;
+        };
+        if self.watcher.as_ref().is_some_and(|(_, watched)| *watched == (*device, *inode)) {
+            return;
+        }
+        let sign = self.sign.clone();
+        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            // An error is a sign too: a queue that overflowed needs a full look.
+            let of_interest = event.map_or(true, |event| match event.kind {
+                // Our own reads are accesses: taken for changes they would go round for ever.
+                EventKind::Access(access) => access == AccessKind::Close(AccessMode::Write),
+                EventKind::Any
+                | EventKind::Create(_)
+                | EventKind::Modify(_)
+                | EventKind::Remove(_)
+                | EventKind::Other => true,
+            });
+            if of_interest {
+                // A sign that is already waiting says the same.
+                sign.try_send(()).ok();
+            }
+        })
+        .and_then(|mut watcher| watcher.watch(path, RecursiveMode::NonRecursive).map(|()| watcher));
+        self.watcher = match watcher {
+            Ok(watcher) => Some((watcher, (*device, *inode))),
+            Err(error) => {
+                tracing::warn!(%error, path = %path.display(), "changes of the plugin directory are only seen by looking");
+                None
+            }
+        };
+    }
+}
+
+/// What tells one state of a file from another without reading it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct FileId {
+    device: u64,
+    inode: u64,
+    size: u64,
+    changed: [(i64, i64); 2],
+}
+
+impl FileId {
+    fn of(found: &fs::Metadata) -> Self {
+        Self {
+            device: found.dev(),
+            inode: found.ino(),
+            size: found.size(),
+            changed: [(found.mtime(), found.mtime_nsec()), (found.ctime(), found.ctime_nsec())],
+        }
+    }
+}
+
+/// An entry that could be a plugin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Seen {
+    File(FileId),
+    Other(&'static str),
+    Unreadable(String),
+}
+
+/// One look at the directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Scan {
+    Listed { device: u64, inode: u64, entries: BTreeMap<String, Seen> },
+    Absent,
+    Lost(String),
+}
+
+impl Scan {
+    fn of(path: &Path) -> Self {
+        Self::look(path).unwrap_or_else(|error| {
+            if error.kind() == io::ErrorKind::NotFound {
+                return Self::Absent;
+            }
+            Self::Lost(format!("{} cannot be listed: {error}", path.display()))
+        })
+    }
+
+    fn look(path: &Path) -> io::Result<Self> {
+        let directory = fs::metadata(path)?;
+        let mut entries = BTreeMap::new();
+        for entry in fs::read_dir(path)? {
+            let file = entry?.file_name().to_string_lossy().into_owned();
+            let Some(stem) = file.strip_suffix(".wasm").filter(|_| !file.starts_with('.')) else {
+                continue;
+            };
+            if let Some(seen) = examine(&path.join(&file)) {
+                entries.insert(stem.to_owned(), seen);
+            }
+        }
+        Ok(Self::Listed { device: directory.dev(), inode: directory.ino(), entries })
+    }
+}
+
+/// What an entry is, links followed; None for what is ignored.
+fn examine(path: &Path) -> Option<Seen> {
+    let found = match fs::metadata(path) {
+        Ok(found) => found,
+        // Gone between listing and looking, or a link to nowhere.
+        Err(error) if error.kind() == io::ErrorKind::NotFound && fs::symlink_metadata(path).is_err() => return None,
+        Err(error) => return Some(Seen::Unreadable(error.to_string())),
+    };
+    let kind = found.file_type();
+    if kind.is_dir() {
+        return None;
+    }
+    Some(match kind {
+        kind if kind.is_file() => Seen::File(FileId::of(&found)),
+        kind if kind.is_fifo() => Seen::Other("a pipe"),
+        kind if kind.is_socket() => Seen::Other("a socket"),
+        _ => Seen::Other("a device"),
+    })
+}
+
+/// A file as it was read once.
+struct ReadFile {
+    id: FileId,
+    bytes: Arc<[u8]>,
+    digest: Digest,
+}
+
+enum ReadError {
+    Vanished,
+    Refused(Refusal),
+}
+
+fn unreadable(name: &str, error: &dyn std::fmt::Display) -> Refusal {
+    Refusal::new(RefusalReason::Unreadable, format!("{name}.wasm cannot be read: {error}"))
+}
+
+fn not_a_file(name: &str, what: &str) -> Refusal {
+    Refusal::new(RefusalReason::NotAFile, format!("{name}.wasm is {what}, not a regular file"))
+}
+
+/// Reads a file that may be anything: opening must not hang, and reading must end.
+fn read_file(name: &str, path: &Path, most: u64) -> Result<ReadFile, ReadError> {
+    let failed = |error: io::Error| {
+        if error.kind() == io::ErrorKind::NotFound {
+            return ReadError::Vanished;
+        }
+        ReadError::Refused(unreadable(name, &error))
+    };
+    let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(failed)?;
+    let found = file.metadata().map_err(failed)?;
+    if !found.is_file() {
+        return Err(ReadError::Refused(not_a_file(name, "something else")));
+    }
+    if found.len() > most {
+        return Err(ReadError::Refused(too_large(name, found.len(), most)));
+    }
+    let mut bytes = Vec::with_capacity(usize::try_from(found.len()).unwrap_or_default());
+    file.take(most + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > most {
+        return Err(ReadError::Refused(too_large(name, bytes.len() as u64, most)));
+    }
+    Ok(ReadFile { id: FileId::of(&found), digest: Digest::of(&bytes), bytes: bytes.into() })
+}
+
+/// A file that is being read until it is stable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Pending {
+    name: String,
+    digest: Option<Digest>,
+}
+
+/// What is known of a plugin's file.
+#[derive(Debug, Clone, Default)]
+struct Known {
+    id: Option<FileId>,
+    digest: Option<Digest>,
+    refusal: Option<Refusal>,
+}
+
+/// Draws the conclusions of `supervision` 4.11. Pure: it is told what was seen.
+struct Reconciler {
+    max: usize,
+    expected: bool,
+    file_size: u64,
+    state: DirectoryState,
+    device: Option<u64>,
+    known: BTreeMap<String, Known>,
+    odd: BTreeMap<String, Refusal>,
+    missed_once: BTreeSet<String>,
+    present: BTreeSet<String>,
+    files: usize,
+    ever: bool,
+}
+
+impl Reconciler {
+    fn new(options: &DirectoryOptions) -> Self {
+        Self {
+            max: options.max,
+            expected: options.expected,
+            file_size: options.file_size,
+            state: DirectoryState::Absent,
+            device: None,
+            known: BTreeMap::new(),
+            odd: BTreeMap::new(),
+            missed_once: BTreeSet::new(),
+            present: BTreeSet::new(),
+            files: 0,
+            ever: false,
+        }
+    }
+
+    /// Plugins the directory gave us.
+    fn had(&self) -> usize {
+        self.known.values().filter(|known| known.digest.is_some()).count()
+    }
+
+    /// True if something is only half concluded and wants another look soon.
+    fn doubts(&self) -> bool {
+        !self.missed_once.is_empty()
+    }
+
+    fn observe(&mut self, scan: Scan, every_digest: bool) -> (Vec<DirectoryEvent>, Vec<Pending>) {
+        let (device, entries) = match scan {
+            Scan::Listed { device, entries, .. } => (device, entries),
+            Scan::Absent if !self.ever && !self.expected => return (Vec::new(), Vec::new()),
+            Scan::Absent => return (self.lost("it is not there".to_owned()), Vec::new()),
+            Scan::Lost(message) => return (self.lost(message), Vec::new()),
+        };
+        let had = self.had();
+        let empty = entries.is_empty();
+        let moved = self.device.is_some_and(|known| known != device);
+        if empty && (had >= 2 || had == 1 && (moved || self.state == DirectoryState::Emptied)) {
+            return (self.emptied(had), Vec::new());
+        }
+        let mut events = Vec::new();
+        if matches!(self.state, DirectoryState::Lost | DirectoryState::Emptied) {
+            events.push(DirectoryEvent::Back);
+            self.missed_once.clear();
+        }
+        self.state = DirectoryState::Ok;
+        self.ever = true;
+        self.device = Some(device);
+        let (named, misnamed): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            entries.into_iter().partition(|(name, _)| is_name(name));
+        self.present = named.keys().cloned().collect();
+        events.extend(self.missing());
+        let files = self.within_limit(named, misnamed, &mut events);
+        self.files = files.len();
+        let reads = self.changed(files, every_digest, &mut events);
+        (events, reads)
+    }
+
+    fn lost(&mut self, message: String) -> Vec<DirectoryEvent> {
+        self.missed_once.clear();
+        self.present.clear();
+        self.files = 0;
+        self.ever = true;
+        if std::mem::replace(&mut self.state, DirectoryState::Lost) == DirectoryState::Lost {
+            return Vec::new();
+        }
+        vec![DirectoryEvent::Lost { message }]
+    }
+
+    fn emptied(&mut self, had: usize) -> Vec<DirectoryEvent> {
+        self.missed_once.clear();
+        self.present.clear();
+        self.files = 0;
+        if std::mem::replace(&mut self.state, DirectoryState::Emptied) == DirectoryState::Emptied {
+            return Vec::new();
+        }
+        vec![DirectoryEvent::Emptied { had }]
+    }
+
+    /// Takes out what is beyond the limit, newcomers first, and reports it with what has no plugin's name.
+    fn within_limit(
+        &mut self,
+        mut files: BTreeMap<String, Seen>,
+        misnamed: BTreeMap<String, Seen>,
+        events: &mut Vec<DirectoryEvent>,
+    ) -> BTreeMap<String, Seen> {
+        let mut odd: BTreeMap<String, Refusal> = misnamed.into_keys().map(|stem| bad_name(&stem)).collect();
+        let newcomers: Vec<String> = files.keys().filter(|name| !self.known.contains_key(*name)).cloned().collect();
+        let room = self.max.saturating_sub(self.known.len());
+        for name in newcomers.into_iter().skip(room) {
+            files.remove(&name);
+            let message = format!("{name}.wasm is one too many: at most {} plugins are loaded", self.max);
+            odd.insert(format!("{name}.wasm"), Refusal::new(RefusalReason::TooMany, message));
+        }
+        for (file, refusal) in &odd {
+            if self.odd.get(file) != Some(refusal) {
+                let name = CheckerKey::from(file.strip_suffix(".wasm").unwrap_or(file));
+                events.push(DirectoryEvent::Refused { name, refusal: refusal.clone() });
+            }
+        }
+        self.odd = odd;
+        files
+    }
+
+    /// What two looks in a row did not find is gone. One look proves nothing: editors and ConfigMap swaps delete,
+    /// then create.
+    fn missing(&mut self) -> Vec<DirectoryEvent> {
+        let missing: BTreeSet<String> =
+            self.known.keys().filter(|name| !self.present.contains(*name)).cloned().collect();
+        let (gone, once): (BTreeSet<_>, BTreeSet<_>) =
+            missing.into_iter().partition(|name| self.missed_once.contains(name));
+        self.missed_once = once;
+        gone.iter().filter_map(|name| self.remove(name)).collect()
+    }
+
+    fn remove(&mut self, name: &str) -> Option<DirectoryEvent> {
+        self.missed_once.remove(name);
+        self.known.remove(name).map(|_| DirectoryEvent::Removed { name: name.into() })
+    }
+
+    fn changed(
+        &mut self,
+        files: BTreeMap<String, Seen>,
+        every_digest: bool,
+        events: &mut Vec<DirectoryEvent>,
+    ) -> Vec<Pending> {
+        let mut reads = Vec::new();
+        for (name, seen) in files {
+            let refusal = match seen {
+                Seen::File(id) if id.size > self.file_size => too_large(&name, id.size, self.file_size),
+                Seen::File(id) => {
+                    let known = self.known.entry(name.clone()).or_default();
+                    if every_digest || known.id != Some(id) {
+                        known.id = Some(id);
+                        reads.push(Pending { name, digest: None });
+                    }
+                    continue;
+                }
+                Seen::Other(what) => not_a_file(&name, what),
+                Seen::Unreadable(why) => unreadable(&name, &why),
+            };
+            self.known.entry(name.clone()).or_default().id = None;
+            events.extend(self.refuse(&name, refusal));
+        }
+        reads
+    }
+
+    /// True if a file that is read again is as it was: nothing more to do.
+    fn is_same(&self, name: &str, read: &ReadFile) -> bool {
+        self.known.get(name).is_some_and(|known| known.refusal.is_none() && known.digest == Some(read.digest))
+    }
+
+    fn stable(&mut self, name: String, read: ReadFile) -> Option<DirectoryEvent> {
+        let known = self.known.get_mut(&name)?;
+        known.id = Some(read.id);
+        known.digest = Some(read.digest);
+        known.refusal = None;
+        Some(DirectoryEvent::Found { name: name.as_str().into(), bytes: read.bytes, digest: read.digest })
+    }
+
+    fn vanished(&mut self, name: &str) {
+        match self.known.get_mut(name) {
+            // It never became a plugin: cancelled.
+            Some(known) if known.digest.is_none() => {
+                self.known.remove(name);
+            }
+            Some(known) => known.id = None,
+            None => {}
+        }
+    }
+
+    fn refuse(&mut self, name: &str, refusal: Refusal) -> Option<DirectoryEvent> {
+        let known = self.known.entry(name.to_owned()).or_default();
+        if known.refusal.as_ref() == Some(&refusal) {
+            return None;
+        }
+        known.refusal = Some(refusal.clone());
+        Some(DirectoryEvent::Refused { name: name.into(), refusal })
+    }
+
+    fn unstable(&mut self, pending: Pending, options: &DirectoryOptions) -> Option<DirectoryEvent> {
+        let message = format!(
+            "{}.wasm kept changing for {} reads {} ms apart: write it aside and rename it into place",
+            pending.name,
+            options.stable_attempts,
+            options.stable_gap.as_millis()
+        );
+        // Whatever it is at the next look is read again.
+        self.known.entry(pending.name.clone()).or_default().id = None;
+        self.refuse(&pending.name, Refusal::new(RefusalReason::Unstable, message))
+    }
+
+    fn unload(&mut self, name: CheckerKey) -> (Result<(), UnloadError>, Vec<DirectoryEvent>) {
+        if self.present.contains(name.as_str()) {
+            return (Err(UnloadError::FilePresent), Vec::new());
+        }
+        match self.remove(name.as_str()) {
+            Some(event) => (Ok(()), vec![event]),
+            None => (Err(UnloadError::Unknown), Vec::new()),
+        }
+    }
+}
+
+/// The name of the plugin that a file would be in the directory.
+///
+/// # Errors
+/// When no plugin may have it, with what is accepted.
+pub fn plugin_name(file: &Path) -> Result<CheckerKey, Refusal> {
+    let stem = file.file_stem().unwrap_or_default().to_string_lossy();
+    if is_name(&stem) { Ok(CheckerKey::from(&*stem)) } else { Err(bad_name(&stem).1) }
+}
+
+/// `^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`: a metric label, a path and a DNS label at once.
+fn is_name(stem: &str) -> bool {
+    let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    (1..=limits::NAME).contains(&stem.len())
+        && stem.bytes().all(inner)
+        && !stem.starts_with('-')
+        && !stem.ends_with('-')
+}
+
+fn bad_name(stem: &str) -> (String, Refusal) {
+    let mut shown = stem.to_owned();
+    text::clean(&mut shown);
+    text::cut(&mut shown, 2 * limits::NAME);
+    let better: String =
+        stem.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect();
+    let better = better.trim_matches('-');
+    let remedy = if is_name(better) { format!(": rename it to {better}.wasm") } else { String::new() };
+    let message = format!(
+        "{shown}.wasm: a plugin's name is 1 to 63 of a-z, 0-9 and -, and begins and ends with a letter or digit{remedy}"
+    );
+    (format!("{shown}.wasm"), Refusal::new(RefusalReason::BadName, message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reconciler() -> Reconciler {
+        Reconciler::new(&DirectoryOptions { max: 3, file_size: 100, ..DirectoryOptions::new("/plugins") })
+    }
+
+    /// A file whose time of change is `at`.
+    fn file(at: i64) -> Seen {
+        Seen::File(FileId { device: 1, inode: 1, size: 10, changed: [(at, 0), (at, 0)] })
+    }
+
+    fn listed(entries: &[(&str, Seen)]) -> Scan {
+        on_device(1, entries)
+    }
+
+    fn on_device(device: u64, entries: &[(&str, Seen)]) -> Scan {
+        let entries = entries.iter().map(|(name, seen)| ((*name).to_owned(), seen.clone())).collect();
+        Scan::Listed { device, inode: 1, entries }
+    }
+
+    impl Reconciler {
+        /// Looks, and reads what is to be read: every file holds its own name.
+        fn look(&mut self, scan: Scan) -> Vec<String> {
+            let (mut events, reads) = self.observe(scan, false);
+            for Pending { name, .. } in reads {
+                let bytes: Arc<[u8]> = name.as_bytes().into();
+                let id = self.known[&name].id.unwrap();
+                events.extend(self.stable(name, ReadFile { id, digest: Digest::of(&bytes), bytes }));
+            }
+            events.iter().map(in_short).collect()
+        }
+    }
+
+    fn in_short(event: &DirectoryEvent) -> String {
+        match event {
+            DirectoryEvent::Found { name, .. } => format!("found {}", name.as_str()),
+            DirectoryEvent::Removed { name } => format!("removed {}", name.as_str()),
+            DirectoryEvent::Refused { name, refusal } => format!("{} {}", name.as_str(), refusal.reason),
+            DirectoryEvent::Lost { .. } => "lost".to_owned(),
+            DirectoryEvent::Emptied { had } => format!("emptied of {had}"),
+            DirectoryEvent::Back => "back".to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_file_is_found_once_and_again_when_it_changes() {
+        let mut directory = reconciler();
+        assert_eq!(directory.look(listed(&[("a", file(1))])), ["found a"]);
+        assert_eq!(directory.look(listed(&[("a", file(1))])), [""; 0]);
+        assert_eq!(directory.look(listed(&[("a", file(2))])), ["found a"]);
+    }
+
+    #[test]
+    fn one_look_removes_nothing_and_two_in_a_row_do() {
+        let mut directory = reconciler();
+        directory.look(listed(&[("a", file(1)), ("b", file(1))]));
+        assert_eq!(directory.look(listed(&[("b", file(1))])), [""; 0]);
+        assert!(directory.doubts());
+        assert_eq!(directory.look(listed(&[("a", file(1)), ("b", file(1))])), [""; 0]);
+        assert!(!directory.doubts());
+        assert_eq!(directory.look(listed(&[("b", file(1))])), [""; 0]);
+        assert_eq!(directory.look(listed(&[("b", file(1))])), ["removed a"]);
+    }
+
+    #[test]
+    fn the_only_file_may_go_but_two_do_not_vanish_at_once() {
+        let mut directory = reconciler();
+        directory.look(listed(&[("a", file(1))]));
+        assert_eq!(directory.look(listed(&[])), [""; 0]);
+        assert_eq!(directory.look(listed(&[])), ["removed a"]);
+
+        directory.look(listed(&[("a", file(1)), ("b", file(1))]));
+        assert_eq!(directory.look(listed(&[])), ["emptied of 2"]);
+        assert_eq!(directory.look(listed(&[])), [""; 0]);
+        assert_eq!(directory.look(listed(&[("b", file(1))])), ["back"]);
+        assert_eq!(directory.look(listed(&[("b", file(1))])), ["removed a"]);
+    }
+
+    #[test]
+    fn an_unmounted_directory_of_one_is_noticed_by_its_device() {
+        let mut directory = reconciler();
+        directory.look(listed(&[("a", file(1))]));
+        for _ in 0..3 {
+            directory.look(on_device(2, &[]));
+            assert_eq!(directory.state, DirectoryState::Emptied);
+        }
+        assert_eq!(directory.look(listed(&[("a", file(1))])), ["back"]);
+    }
+
+    #[test]
+    fn a_lost_directory_removes_nothing() {
+        let mut directory = reconciler();
+        directory.look(listed(&[("a", file(1))]));
+        assert_eq!(directory.look(Scan::Lost("permission denied".into())), ["lost"]);
+        assert_eq!(directory.look(Scan::Absent), [""; 0]);
+        assert_eq!(directory.look(listed(&[])), ["back"]);
+        assert_eq!(directory.look(listed(&[])), ["removed a"], "two looks of its own");
+    }
+
+    #[test]
+    fn a_directory_nobody_asked_for_may_be_absent() {
+        let mut directory = reconciler();
+        directory.expected = false;
+        assert_eq!(directory.look(Scan::Absent), [""; 0]);
+        assert_eq!(directory.state, DirectoryState::Absent);
+        assert_eq!(directory.look(listed(&[])), [""; 0]);
+        assert_eq!(directory.look(Scan::Absent), ["lost"]);
+    }
+
+    #[test]
+    fn a_person_ends_the_doubt() {
+        let mut directory = reconciler();
+        directory.look(listed(&[("a", file(1)), ("b", file(1))]));
+        assert_eq!(directory.unload("a".into()), (Err(UnloadError::FilePresent), vec![]));
+        directory.look(listed(&[]));
+        let gone = DirectoryEvent::Removed { name: "a".into() };
+        assert_eq!(directory.unload("a".into()), (Ok(()), vec![gone]));
+        assert_eq!(directory.unload("a".into()), (Err(UnloadError::Unknown), vec![]));
+        assert_eq!(directory.look(listed(&[])), [""; 0], "b is kept");
+        assert_eq!(directory.state, DirectoryState::Emptied);
+    }
+
+    #[test]
+    fn what_can_be_no_plugin_is_refused_once_and_takes_nothing_away() {
+        let mut directory = reconciler();
+        let large = Seen::File(FileId { device: 1, inode: 2, size: 101, changed: [(1, 0); 2] });
+        assert_eq!(directory.look(listed(&[("a", file(1)), ("b", file(1))])), ["found a", "found b"]);
+        let odd = listed(&[("a", large), ("b", Seen::Other("a pipe")), ("Gpu_Check", file(1))]);
+        let refused = ["Gpu_Check bad-name", "a too-large", "b not-a-file"];
+        assert_eq!(directory.look(odd.clone()), refused);
+        assert_eq!(directory.look(odd), [""; 0]);
+        assert!(directory.odd["Gpu_Check.wasm"].message.ends_with("rename it to gpu-check.wasm"));
+        // As it was before: said again, so that the refusal can go.
+        assert_eq!(directory.look(listed(&[("a", file(1)), ("b", file(1))])), ["found a", "found b"]);
+    }
+
+    #[test]
+    fn those_beyond_the_limit_wait_and_those_that_serve_stay() {
+        let mut directory = reconciler();
+        directory.look(listed(&[("x", file(1)), ("y", file(1))]));
+        let all = ["a", "b", "x", "y"].map(|name| (name, file(1)));
+        assert_eq!(directory.look(listed(&all)), ["b too-many", "found a"]);
+        assert_eq!(directory.look(listed(&all[..3])), [""; 0]);
+        assert_eq!(directory.look(listed(&all[..3])), ["removed y", "found b"]);
+    }
+
+    #[track_caller]
+    fn check_name(stem: &str, expected: bool) {
+        assert_eq!(is_name(stem), expected, "{stem:?}");
+    }
+
+    #[test]
+    fn a_name_is_a_label() {
+        for good in ["a", "7", "gpu", "gpu-count", "a--b", &"x".repeat(63)] {
+            check_name(good, true);
+        }
+        for bad in ["", "-", "-a", "a-", "Gpu", "a_b", "a.b", "é", "a b", &"x".repeat(64)] {
+            check_name(bad, false);
+        }
+    }
+
+    /// A watch on a real directory; the waits are the clock's, which stands still.
+    struct Watched {
+        dir: tempfile::TempDir,
+        events: mpsc::Receiver<DirectoryEvent>,
+        handle: DirectoryHandle,
+        task: tokio::task::JoinHandle<()>,
+    }
+
+    impl Watched {
+        #[expect(clippy::disallowed_methods, reason = "the daemon's helper is above the engine")]
+        fn new(files: &[(&str, &[u8])]) -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            for (name, bytes) in files {
+                fs::write(dir.path().join(name), bytes).unwrap();
+            }
+            let options = DirectoryOptions { file_size: 100, ..DirectoryOptions::new(dir.path()) };
+            let (directory, handle) = Directory::new(options);
+            let (sender, events) = mpsc::channel(64);
+            let task = tokio::task::spawn(directory.run(sender));
+            Self { dir, events, handle, task }
+        }
+
+        async fn next(&mut self) -> String {
+            in_short(&self.events.recv().await.unwrap())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_watch_finds_what_is_there_and_what_comes() {
+        let mut watched = Watched::new(&[("a.wasm", b"a"), (".hidden.wasm", b"h"), ("readme.md", b"r")]);
+        fs::create_dir(watched.dir.path().join("dir.wasm")).unwrap();
+        assert_eq!(watched.next().await, "found a");
+        fs::write(watched.dir.path().join("b.tmp"), b"b").unwrap();
+        fs::rename(watched.dir.path().join("b.tmp"), watched.dir.path().join("b.wasm")).unwrap();
+        assert_eq!(watched.next().await, "found b");
+        fs::remove_file(watched.dir.path().join("a.wasm")).unwrap();
+        assert_eq!(watched.next().await, "removed a");
+        let status = watched.handle.status();
+        assert_eq!((status.state, status.files), (DirectoryState::Ok, 1));
+        assert!(watched.events.try_recv().is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_rewrite_that_keeps_size_and_times_is_found_by_its_digest() {
+        let mut watched = Watched::new(&[("a.wasm", b"a1")]);
+        assert_eq!(watched.next().await, "found a");
+        let path = watched.dir.path().join("a.wasm");
+        let times = fs::metadata(&path).unwrap();
+        let mut file = fs::File::options().write(true).open(&path).unwrap();
+        io::Write::write_all(&mut file, b"a2").unwrap();
+        file.set_modified(times.modified().unwrap()).unwrap();
+        assert_eq!(watched.next().await, "found a");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_would_hang_a_reader_is_refused() {
+        let mut watched = Watched::new(&[]);
+        let made = std::process::Command::new("mkfifo").arg(watched.dir.path().join("pipe.wasm")).status().unwrap();
+        assert!(made.success());
+        assert_eq!(watched.next().await, "pipe not-a-file");
+        std::os::unix::fs::symlink("nowhere", watched.dir.path().join("link.wasm")).unwrap();
+        assert_eq!(watched.next().await, "link unreadable");
+        let huge = fs::File::create(watched.dir.path().join("huge.wasm")).unwrap();
+        huge.set_len(10 << 30).unwrap();
+        assert_eq!(watched.next().await, "huge too-large");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_configmap_swap_is_one_change() {
+        let mut watched = Watched::new(&[]);
+        let dir = watched.dir.path();
+        let version = |name: &str, bytes: &[u8]| {
+            fs::create_dir(dir.join(name)).unwrap();
+            fs::write(dir.join(name).join("a.wasm"), bytes).unwrap();
+        };
+        let point = |to: &str| {
+            std::os::unix::fs::symlink(to, dir.join("..tmp")).unwrap();
+            fs::rename(dir.join("..tmp"), dir.join("..data")).unwrap();
+        };
+        version("..1", b"one");
+        point("..1");
+        std::os::unix::fs::symlink("..data/a.wasm", dir.join("a.wasm")).unwrap();
+        version("..2", b"two");
+        let event = watched.events.recv().await.unwrap();
+        assert!(matches!(&event, DirectoryEvent::Found { bytes, .. } if **bytes == *b"one"), "{event:?}");
+        std::os::unix::fs::symlink("..2", watched.dir.path().join("..tmp")).unwrap();
+        fs::rename(watched.dir.path().join("..tmp"), watched.dir.path().join("..data")).unwrap();
+        let event = watched.events.recv().await.unwrap();
+        assert!(matches!(&event, DirectoryEvent::Found { bytes, .. } if **bytes == *b"two"), "{event:?}");
+        assert!(watched.events.try_recv().is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lost_directory_comes_back_with_its_watch() {
+        let mut watched = Watched::new(&[("a.wasm", b"a")]);
+        assert_eq!(watched.next().await, "found a");
+        let (path, aside) = (watched.dir.path().to_owned(), watched.dir.path().with_extension("aside"));
+        fs::rename(&path, &aside).unwrap();
+        assert_eq!(watched.next().await, "lost");
+        fs::rename(&aside, &path).unwrap();
+        assert_eq!(watched.next().await, "back");
+        fs::write(path.join("b.wasm"), b"b").unwrap();
+        assert_eq!(watched.next().await, "found b");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_watch_ends_when_nobody_listens() {
+        let watched = Watched::new(&[]);
+        drop(watched.events);
+        watched.task.await.unwrap();
+        assert_eq!(watched.handle.unload(&"a".into()).await, Err(UnloadError::Ended));
+    }
+}

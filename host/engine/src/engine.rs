@@ -1,0 +1,245 @@
+//! The engine: one per process. It owns Wasmtime, the clock, the threads guests run on, and the permits.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use apgar_core::node::{Node, NodeName};
+use apgar_core::verdict::CheckerKey;
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::{Mutex, Semaphore, mpsc};
+use wasmtime::component::Linker;
+
+use crate::batch;
+use crate::cache::Cache;
+use crate::check::{self, CheckDone};
+use crate::death::LoadError;
+use crate::host::{Host, Meter};
+use crate::limits::{ENGINE_PERMITS, Limits, START_PERMITS};
+use crate::load;
+use crate::plugin::{Grants, Plugin, Source};
+use crate::ticker::{Ticker, TickerHealth};
+use crate::{bindings, settings, wasi};
+
+/// Threads guests run on. Two: one stays for others while one is held for a tick.
+const GUEST_THREADS: usize = 2;
+
+/// Tokio looks at newly submitted tasks only every so many polls, and a spinning guest makes each poll a tick
+/// long. Looking every time, a check submitted beside two spinning guests waits 0.03 ms instead of 10.
+const GLOBAL_QUEUE_INTERVAL: u32 = 1;
+
+/// What an engine is made of.
+#[derive(Debug, Clone)]
+pub struct EngineConfig {
+    /// Where compiled code is kept. None: everything is compiled again after a restart.
+    pub cache_dir: Option<PathBuf>,
+    /// Where compiling happens.
+    pub compile: Compile,
+}
+
+/// Where compiling happens.
+#[derive(Debug, Clone)]
+pub enum Compile {
+    /// In this process: for tests and one-off commands. A large component leaves hundreds of megabytes behind.
+    InProcess,
+    /// In a child with limits of its own: `program compile-worker …`, which calls [`crate::compile_worker_main`].
+    Child {
+        /// The daemon's own binary.
+        program: PathBuf,
+    },
+}
+
+/// A component that asks to serve.
+#[derive(Debug, Clone)]
+pub struct Candidate {
+    /// The plugin's name.
+    pub key: CheckerKey,
+    /// The component.
+    pub bytes: Arc<[u8]>,
+    /// Its table of the configuration file; an object.
+    pub settings: serde_json::Value,
+    /// What it may import beyond node and log.
+    pub grants: Grants,
+    /// What it may use.
+    pub limits: Limits,
+    /// Where its bytes come from.
+    pub source: Source,
+}
+
+/// A check to be made.
+#[derive(Debug, Clone)]
+pub struct Job {
+    /// Handed back with the result: whatever the caller tells jobs apart by.
+    pub id: u64,
+    /// Who judges.
+    pub plugin: Arc<Plugin>,
+    /// Who is judged.
+    pub node: Arc<Node>,
+}
+
+/// A check that was made.
+#[derive(Debug, Clone)]
+pub struct Finished {
+    /// As in the job.
+    pub id: u64,
+    /// Who was judged.
+    pub node: NodeName,
+    /// Who judged; its generation is in here.
+    pub plugin: Arc<Plugin>,
+    /// What came out.
+    pub result: CheckDone,
+}
+
+/// The engine could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// Wasmtime refused its configuration.
+    #[error("Wasmtime cannot be set up: {0}")]
+    Wasmtime(String),
+    /// The system refused threads.
+    #[error("the engine's threads cannot be started: {0}")]
+    Threads(#[from] std::io::Error),
+}
+
+/// The engine. Cheap to clone: all clones are the same one.
+#[derive(Clone)]
+pub struct Engine {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) wasmtime: wasmtime::Engine,
+    pub(crate) pooled: bool,
+    pub(crate) linker: Linker<Host>,
+    pub(crate) wasi_linker: Linker<Host>,
+    pub(crate) compile: Compile,
+    pub(crate) cache: Cache,
+    pub(crate) ticker: Arc<Ticker>,
+    pub(crate) permits: Semaphore,
+    /// Compiles one at a time: it is what can bring a small host down.
+    pub(crate) compiling: Mutex<()>,
+    /// The slots of the pool that checks leave free.
+    pub(crate) starts: Semaphore,
+    guests: Option<Runtime>,
+}
+
+impl Engine {
+    /// Sets up Wasmtime, the clock and the guests' threads.
+    ///
+    /// # Errors
+    /// If Wasmtime refuses its configuration, or the system threads.
+    pub fn new(config: EngineConfig) -> Result<Self, EngineError> {
+        let wasmtime_error = |error: wasmtime::Error| EngineError::Wasmtime(format!("{error:#}"));
+        let (wasmtime, pooled) = match settings::engine(true) {
+            Ok(engine) => (engine, true),
+            Err(error) => {
+                tracing::warn!(error = format!("{error:#}"), "no room for the instance pool; checks will be slower");
+                (settings::engine(false).map_err(wasmtime_error)?, false)
+            }
+        };
+        let mut linker = Linker::new(&wasmtime);
+        bindings::add_to_linker(&mut linker).map_err(wasmtime_error)?;
+        let mut wasi_linker = linker.clone();
+        wasi::add_to_linker(&mut wasi_linker).map_err(wasmtime_error)?;
+        let guests = Builder::new_multi_thread()
+            .worker_threads(GUEST_THREADS)
+            .global_queue_interval(GLOBAL_QUEUE_INTERVAL)
+            .thread_name("apgar-guest")
+            .enable_all()
+            .build()?;
+        let ticker = Ticker::start(&wasmtime)?;
+        let cache = Cache::open(config.cache_dir, &wasmtime);
+        Ok(Self {
+            inner: Arc::new(Inner {
+                wasmtime,
+                pooled,
+                linker,
+                wasi_linker,
+                compile: config.compile,
+                cache,
+                ticker,
+                permits: Semaphore::new(ENGINE_PERMITS),
+                compiling: Mutex::new(()),
+                starts: Semaphore::new(START_PERMITS),
+                guests: Some(guests),
+            }),
+        })
+    }
+
+    /// How the engine's clock is.
+    #[must_use]
+    pub fn ticker_health(&self) -> TickerHealth {
+        self.inner.ticker.health()
+    }
+
+    /// True if instances come from a pool. Where the address space is limited they do not, and checks cost about
+    /// three times as much.
+    #[must_use]
+    pub fn pooled(&self) -> bool {
+        self.inner.pooled
+    }
+
+    /// Why compiled code is not kept, if a directory was given and is not used.
+    #[must_use]
+    pub fn cache_trouble(&self) -> Option<&str> {
+        self.inner.cache.trouble()
+    }
+
+    /// Brings a candidate to life, up to its self-check. Nothing that serves is touched.
+    ///
+    /// # Errors
+    /// The refusal or the death that ended it.
+    pub async fn load(&self, candidate: Candidate) -> Result<Arc<Plugin>, LoadError> {
+        let inner = self.inner.clone();
+        let load = self.guests().spawn(async move { load::load(&inner, candidate).await });
+        match load.await {
+            Ok(result) => result,
+            Err(error) => Err(LoadError::Engine(error.to_string())),
+        }
+    }
+
+    /// Makes one check.
+    pub async fn check(&self, plugin: &Arc<Plugin>, node: Arc<Node>) -> CheckDone {
+        let (inner, plugin) = (self.inner.clone(), plugin.clone());
+        let check = self.guests().spawn(async move {
+            let meter = Arc::new(Meter::default());
+            let (Ok(_plugin), Ok(_engine)) = (plugin.permits.acquire().await, inner.permits.acquire().await) else {
+                return CheckDone::fault("the engine's permits are closed");
+            };
+            check::check(&plugin, node, &meter, &inner.ticker).await
+        });
+        check.await.unwrap_or_else(|error| CheckDone::fault(error.to_string()))
+    }
+
+    /// Makes many checks, and sends the results in batches as they come. Checks of one plugin begin in the order
+    /// of the jobs. Once `done` is closed the rest is dropped. Returns at once; may be called from anywhere.
+    pub fn submit(&self, jobs: Vec<Job>, done: mpsc::Sender<Vec<Finished>>) {
+        batch::submit(&self.inner, self.guests(), jobs, &done);
+    }
+
+    fn guests(&self) -> &Runtime {
+        self.inner.guests()
+    }
+}
+
+impl Inner {
+    #[expect(clippy::expect_used, reason = "taken in drop only")]
+    fn guests(&self) -> &Runtime {
+        self.guests.as_ref().expect("the guests' runtime lives as long as the engine")
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Some(guests) = self.guests.take() {
+            // Dropping a runtime waits for it, which may not be done where the last clone of an engine often goes:
+            // in an asynchronous task.
+            guests.shutdown_background();
+        }
+    }
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").field("pooled", &self.inner.pooled).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,373 @@
+//! A generation that was brought to life, and what there is to say about it.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use apgar_core::verdict::CheckerKey;
+use serde::Serialize;
+use sha2::{Digest as _, Sha256};
+use tokio::sync::Semaphore;
+use wasmtime::component::InstancePre;
+
+use crate::bindings::Exports;
+use crate::host::Host;
+use crate::limits::{self, Limits};
+
+/// Where the bytes of a plugin come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Source {
+    /// Built into the daemon.
+    Bundled,
+    /// A file of the plugin directory.
+    Directory,
+}
+
+/// What an operator may grant beyond the node and the log, by the words of the configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Capability {
+    /// The time. It costs purity.
+    Clock,
+    /// GET requests to listed hosts. It costs purity.
+    Http,
+    /// The log. Always granted; naming it is allowed.
+    Log,
+    /// A small blob per node, handed back next time. It costs purity.
+    Memory,
+    /// The pods on the node.
+    Pods,
+}
+
+impl Capability {
+    /// Every one, in the order of their words.
+    pub const ALL: [Self; 5] = [Self::Clock, Self::Http, Self::Log, Self::Memory, Self::Pods];
+
+    /// The word of the configuration.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Clock => "clock",
+            Self::Http => "http",
+            Self::Log => "log",
+            Self::Memory => "memory",
+            Self::Pods => "pods",
+        }
+    }
+
+    /// The capability of that word.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|capability| capability.as_str() == word)
+    }
+
+    /// True if a verdict may depend on more than node and settings once this is used.
+    #[must_use]
+    pub fn costs_purity(self) -> bool {
+        match self {
+            Self::Clock | Self::Http | Self::Memory => true,
+            // Pods are an input like the node: the daemon asks again when they change.
+            Self::Log | Self::Pods => false,
+        }
+    }
+}
+
+impl fmt::Display for Capability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What a plugin was granted.
+pub type Grants = BTreeSet<Capability>;
+
+/// The SHA-256 of a component's bytes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Digest([u8; 32]);
+
+impl Digest {
+    /// The digest of these bytes.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(Sha256::digest(bytes).into())
+    }
+
+    pub(crate) fn finish(hash: Sha256) -> Self {
+        Self(hash.finalize().into())
+    }
+
+    /// The first `digits` hexadecimal digits.
+    #[must_use]
+    pub fn short(&self, digits: usize) -> String {
+        let mut hex = self.to_string();
+        hex.truncate(digits);
+        hex
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+impl Serialize for Digest {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// A generation: these bytes with this configuration. Shown `<12 hex>-<8 hex>`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Generation {
+    /// Of the component.
+    pub bytes: Digest,
+    /// Of the canonical JSON of settings, limits and grants.
+    pub config: Digest,
+}
+
+impl Generation {
+    /// The generation of a component with this digest under that configuration.
+    #[must_use]
+    pub fn of(bytes: Digest, settings: &serde_json::Value, limits: &Limits, grants: &Grants) -> Self {
+        let config = serde_json::json!({ "grants": grants, "limits": limits, "settings": settings });
+        Self { bytes, config: Digest::of(canonical(&config).as_bytes()) }
+    }
+}
+
+impl fmt::Display for Generation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.bytes.short(12), self.config.short(8))
+    }
+}
+
+impl Serialize for Generation {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// JSON with keys by code point and no spaces, whatever order `serde_json` was built to keep.
+pub(crate) fn canonical(value: &serde_json::Value) -> String {
+    use serde_json::Value;
+    match value {
+        Value::Object(map) => {
+            let mut entries: Vec<_> = map.iter().collect();
+            entries.sort_by_key(|(key, _)| *key);
+            let fields: Vec<String> = entries
+                .into_iter()
+                .map(|(key, value)| format!("{}:{}", Value::from(key.as_str()), canonical(value)))
+                .collect();
+            format!("{{{}}}", fields.join(","))
+        }
+        Value::Array(items) => {
+            let items: Vec<String> = items.iter().map(canonical).collect();
+            format!("[{}]", items.join(","))
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => value.to_string(),
+    }
+}
+
+/// What a component says it is, cut to what is shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Description {
+    /// What people call it. Its identity is the plugin's name.
+    pub name: String,
+    /// Its own version.
+    pub version: String,
+    /// One sentence on what it judges.
+    pub summary: String,
+    /// The reasons it may give; these are admitted as metric labels first.
+    pub reasons: Vec<String>,
+    /// The threshold it gives unless something special is found.
+    #[serde(skip)]
+    pub default_threshold: Duration,
+}
+
+/// Where the artefact that runs came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Compiled {
+    /// The size of the compiled code.
+    pub size: u64,
+    /// How long compiling took; zero if it was found in the cache.
+    #[serde(skip)]
+    pub took: Duration,
+    /// True if it was found in the cache.
+    pub cached: bool,
+}
+
+/// A generation, ready to judge. Cheap to keep: code and tables are shared by all checks.
+pub struct Plugin {
+    pub(crate) key: CheckerKey,
+    pub(crate) source: Source,
+    pub(crate) generation: Generation,
+    pub(crate) description: Description,
+    pub(crate) imports: Vec<String>,
+    pub(crate) pure: bool,
+    pub(crate) wasi: bool,
+    pub(crate) grants: Grants,
+    pub(crate) limits: Limits,
+    pub(crate) settings: Arc<str>,
+    pub(crate) size: u64,
+    pub(crate) compiled: Compiled,
+    pub(crate) pre: InstancePre<Host>,
+    pub(crate) exports: Exports,
+    pub(crate) permits: Semaphore,
+    pub(crate) reasons: Reasons,
+}
+
+impl Plugin {
+    /// Its name, which is its file's stem.
+    #[must_use]
+    pub fn key(&self) -> &CheckerKey {
+        &self.key
+    }
+
+    /// Where its bytes come from.
+    #[must_use]
+    pub fn source(&self) -> Source {
+        self.source
+    }
+
+    /// These bytes with this configuration.
+    #[must_use]
+    pub fn generation(&self) -> &Generation {
+        &self.generation
+    }
+
+    /// The digest of its bytes.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        self.generation.bytes
+    }
+
+    /// What it says it is.
+    #[must_use]
+    pub fn description(&self) -> &Description {
+        &self.description
+    }
+
+    /// The interfaces it imports, types-only ones left out: its permissions.
+    #[must_use]
+    pub fn imports(&self) -> &[String] {
+        &self.imports
+    }
+
+    /// True if its imports prove it a function of node and configuration, so that its verdicts are remembered.
+    #[must_use]
+    pub fn pure(&self) -> bool {
+        self.pure
+    }
+
+    /// What it was granted.
+    #[must_use]
+    pub fn grants(&self) -> &Grants {
+        &self.grants
+    }
+
+    /// What it may use.
+    #[must_use]
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// The size of the component in bytes.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Where the artefact that runs came from.
+    #[must_use]
+    pub fn compiled(&self) -> Compiled {
+        self.compiled
+    }
+
+    /// True if it takes settings.
+    #[must_use]
+    pub fn takes_settings(&self) -> bool {
+        self.exports.configure.is_some()
+    }
+}
+
+impl fmt::Debug for Plugin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Plugin")
+            .field("key", &self.key.as_str())
+            .field("generation", &self.generation.to_string())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The reasons a plugin gave, kept once each: the verdicts of a hundred thousand nodes share their strings.
+#[derive(Debug, Default)]
+pub(crate) struct Reasons(Mutex<Vec<Arc<str>>>);
+
+/// Reasons worth sharing. A guest that gives more has them allocated one by one, and only itself to blame.
+const SHARED_REASONS: usize = 4 * limits::REASONS;
+
+impl Reasons {
+    pub(crate) fn share(&self, reason: &str) -> Arc<str> {
+        let mut known = crate::lock(&self.0);
+        if let Some(found) = known.iter().find(|known| &***known == reason) {
+            return found.clone();
+        }
+        let new: Arc<str> = Arc::from(reason);
+        if known.len() < SHARED_REASONS {
+            known.push(new.clone());
+        }
+        new
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn canonical_json_sorts_by_code_point_and_has_no_spaces() {
+        let value = json!({ "b": [1, { "é": null, "z": "a\"b" }], "a": true, "B": 0.5 });
+        assert_eq!(canonical(&value), r#"{"B":0.5,"a":true,"b":[1,{"z":"a\"b","é":null}]}"#);
+    }
+
+    #[test]
+    fn settings_limits_and_grants_make_another_generation() {
+        let digest = Digest::of(b"bytes");
+        let base = Generation::of(digest, &json!({}), &Limits::default(), &Grants::new());
+        assert_eq!(base.to_string().len(), 12 + 1 + 8);
+        let settings = Generation::of(digest, &json!({"a": 1}), &Limits::default(), &Grants::new());
+        let limits = Generation::of(
+            digest,
+            &json!({}),
+            &Limits { call_deadline: Duration::from_millis(50), ..Limits::default() },
+            &Grants::new(),
+        );
+        let grants = Generation::of(digest, &json!({}), &Limits::default(), &Grants::from([Capability::Clock]));
+        for other in [settings, limits, grants] {
+            assert_eq!(other.bytes, base.bytes);
+            assert_ne!(other.config, base.config);
+        }
+    }
+
+    #[test]
+    fn equal_reasons_share_one_string_up_to_a_limit() {
+        let reasons = Reasons::default();
+        assert!(Arc::ptr_eq(&reasons.share("NodeReady"), &reasons.share("NodeReady")));
+        for n in 0..1_000 {
+            reasons.share(&n.to_string());
+        }
+        assert_eq!(reasons.0.lock().unwrap().len(), SHARED_REASONS);
+    }
+}

@@ -1,0 +1,83 @@
+;; A checker that behaves as the first letter of the node's name says. The contract's names are mangled as
+;; wit-component expects them of a core module; a result is returned as a pointer to where it lies.
+(module
+  (import "apgar:checker/node@0.1.0" "name" (func $name (param i32)))
+  (import "apgar:checker/node@0.1.0" "label" (func $label (param i32 i32 i32)))
+  (import "apgar:checker/log@0.1.0" "write" (func $log (param i32 i32 i32)))
+  (memory (export "memory") 4)
+  (global $free (mut i32) (i32.const 70000))
+  (data (i32.const 1024) "guestish1.2.3Judges by the name.NodeReadyNodeNotReadyI cannot tell\0a\ff\fe")
+  (data (i32.const 1200) "a\0aline")
+  ;; description.reasons: two strings
+  (data (i32.const 1300) "\20\04\00\00\09\00\00\00\29\04\00\00\0c\00\00\00")
+
+  (func $allocate (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)
+    (local $at i32)
+    (local.set $at (i32.and (i32.add (global.get $free) (i32.const 7)) (i32.const -8)))
+    (global.set $free (i32.add (local.get $at) (local.get 3)))
+    (local.get $at))
+
+  (func (export "apgar:checker/checker@0.1.0#describe") (result i32)
+    (i32.store (i32.const 512) (i32.const 1024)) (i32.store (i32.const 516) (i32.const 8))
+    (i32.store (i32.const 520) (i32.const 1032)) (i32.store (i32.const 524) (i32.const 5))
+    (i32.store (i32.const 528) (i32.const 1037)) (i32.store (i32.const 532) (i32.const 19))
+    (i32.store (i32.const 536) (i32.const 1300)) (i32.store (i32.const 540) (i32.const 2))
+    (i64.store (i32.const 544) (i64.const 300000))
+    (i32.const 512))
+
+  (func $verdict (param $healthy i32) (param $reason i32) (param $length i32) (param $threshold i64) (result i32)
+    (i32.store8 (i32.const 600) (i32.const 0))
+    (i32.store8 (i32.const 608) (local.get $healthy))
+    (i32.store (i32.const 612) (local.get $reason))
+    (i32.store (i32.const 616) (local.get $length))
+    (i64.store (i32.const 624) (local.get $threshold))
+    (i32.const 600))
+
+  (func $cannot_tell (param $text i32) (param $length i32) (result i32)
+    (i32.store8 (i32.const 600) (i32.const 1))
+    (i32.store (i32.const 608) (local.get $text))
+    (i32.store (i32.const 612) (local.get $length))
+    (i32.const 600))
+
+  (func $recurse (param i32) (result i32)
+    (i32.add (call $recurse (i32.add (local.get 0) (i32.const 1))) (i32.const 1)))
+
+  (func (export "apgar:checker/checker@0.1.0#check") (result i32)
+    (local $kind i32) (local $i i32)
+    (call $name (i32.const 700))
+    (local.set $kind (i32.load8_u (i32.load (i32.const 700))))
+
+    (if (i32.eq (local.get $kind) (i32.const 115 (;s: spins;))) (then (loop $spin (br $spin))))
+    (if (i32.eq (local.get $kind) (i32.const 116 (;t: traps;))) (then unreachable))
+    (if (i32.eq (local.get $kind) (i32.const 100 (;d: divides by zero;)))
+      (then (drop (i32.div_u (i32.const 1) (local.get $i)))))
+    (if (i32.eq (local.get $kind) (i32.const 114 (;r: recurses;))) (then (drop (call $recurse (i32.const 0)))))
+    (if (i32.eq (local.get $kind) (i32.const 103 (;g: grows;)))
+      (then (loop $grow (drop (memory.grow (i32.const 16))) (br $grow))))
+    (if (i32.eq (local.get $kind) (i32.const 99 (;c: calls;)))
+      (then (loop $call (call $name (i32.const 700)) (br $call))))
+    (if (i32.eq (local.get $kind) (i32.const 98 (;b: sends bytes;)))
+      (then
+        (drop (memory.grow (i32.const 16)))
+        (loop $send (call $label (i32.const 2000) (i32.const 900000) (i32.const 720)) (br $send))))
+    (if (i32.eq (local.get $kind) (i32.const 108 (;l: logs;)))
+      (then
+        (loop $write
+          (call $log (i32.const 2) (i32.const 1200) (i32.const 6))
+          (local.set $i (i32.add (local.get $i) (i32.const 1)))
+          (br_if $write (i32.lt_u (local.get $i) (i32.const 20))))))
+
+    (if (i32.eq (local.get $kind) (i32.const 101 (;e: errs;)))
+      (then (return (call $cannot_tell (i32.const 1077) (i32.const 14)))))
+    (if (i32.eq (local.get $kind) (i32.const 117 (;u: not UTF-8;)))
+      (then (return (call $verdict (i32.const 1) (i32.const 1091) (i32.const 2) (i64.const 0)))))
+    (if (i32.eq (local.get $kind) (i32.const 112 (;p: points nowhere;)))
+      (then (return (call $verdict (i32.const 1) (i32.const -16) (i32.const 64) (i64.const 0)))))
+    (if (i32.eq (local.get $kind) (i32.const 111 (;o: oversized reason, mad threshold;)))
+      (then (return (call $verdict (i32.const 0) (i32.const 2048) (i32.const 10000) (i64.const -1)))))
+    (if (i32.eq (local.get $kind) (i32.const 109 (;m: no reason;)))
+      (then (return (call $verdict (i32.const 1) (i32.const 1056) (i32.const 0) (i64.const 0)))))
+    (if (i32.eq (local.get $kind) (i32.const 102 (;f: fails;)))
+      (then (return (call $verdict (i32.const 0) (i32.const 1065) (i32.const 12) (i64.const 300000)))))
+    (call $verdict (i32.const 1) (i32.const 1056) (i32.const 9) (i64.const 0)))
+)

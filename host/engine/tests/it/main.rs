@@ -1,0 +1,10 @@
+//! The engine with real components.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail as loudly as tests")]
+
+mod checks;
+mod component;
+mod loading;
+mod registry;
+mod support;
+mod wasi;

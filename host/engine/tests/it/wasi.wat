@@ -1,0 +1,37 @@
+;; A checker built on WASI. What it does follows the first letter of the node's name.
+(module
+  (import "apgar:checker/node@0.1.0" "name" (func $name (param i32)))
+  (import "wasi:cli/exit@0.2.6" "exit" (func $exit (param i32)))
+  (import "wasi:cli/stdout@0.2.6" "get-stdout" (func $stdout (result i32)))
+  (import "wasi:io/streams@0.2.6" "[method]output-stream.blocking-write-and-flush"
+    (func $write (param i32 i32 i32 i32)))
+  (import "wasi:io/poll@0.2.6" "[method]pollable.block" (func $block (param i32)))
+  (import "wasi:clocks/monotonic-clock@0.2.6" "subscribe-duration" (func $sleep (param i64) (result i32)))
+  (import "wasi:clocks/monotonic-clock@0.2.6" "now" (func $now (result i64)))
+  (import "wasi:random/random@0.2.6" "get-random-u64" (func $random (result i64)))
+  (memory (export "memory") 1)
+  (data (i32.const 64) "Fine")
+  (data (i32.const 80) "one\0atwo\0a")
+  (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) (i32.const 4096))
+  (func (export "apgar:checker/checker@0.1.0#describe") (result i32) (i32.const 512))
+  (func (export "apgar:checker/checker@0.1.0#check") (result i32)
+    (local $kind i32) (local $out i32) (local $lines i32)
+    (call $name (i32.const 700))
+    (local.set $kind (i32.load8_u (i32.load (i32.const 700))))
+    (if (i32.eq (local.get $kind) (i32.const 120 (;x: exits;))) (then (call $exit (i32.const 0))))
+    (if (i32.eq (local.get $kind) (i32.const 119 (;w: waits an hour;)))
+      (then (call $block (call $sleep (i64.const 3600000000000)))))
+    (if (i32.eq (local.get $kind) (i32.const 112 (;p: prints;)))
+      (then
+        (local.set $out (call $stdout))
+        (loop $print
+          (call $write (local.get $out) (i32.const 80) (i32.const 8) (i32.const 720))
+          (local.set $lines (i32.add (local.get $lines) (i32.const 1)))
+          (br_if $print (i32.lt_u (local.get $lines) (i32.const 40))))))
+    (i32.store8 (i32.const 608) (i32.const 1))
+    (i32.store (i32.const 612) (i32.const 64)) (i32.store (i32.const 616) (i32.const 4))
+    ;; what a clock and a random number say, as a threshold of less than a day
+    (i64.store (i32.const 624)
+      (i64.rem_u (i64.add (call $now) (call $random)) (i64.const 86400000)))
+    (i32.const 600))
+)

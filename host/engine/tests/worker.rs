@@ -1,0 +1,85 @@
+//! Compiling in a child: the child is this test program again, so it brings its own `main`.
+
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails loudly")]
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use apgar_core::node::Node;
+use apgar_engine::{
+    Candidate, Cause, Compile, Engine, EngineConfig, Grants, Limits, LoadError, Source, Stage, compile_worker_main,
+};
+
+#[path = "it/component.rs"]
+mod component;
+
+fn main() -> ExitCode {
+    let mut args = std::env::args().skip(1);
+    if args.next().as_deref() == Some("compile-worker") {
+        return compile_worker_main(args);
+    }
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run());
+    ExitCode::SUCCESS
+}
+
+async fn run() {
+    a_child_compiles_what_the_daemon_runs().await;
+    a_child_that_fails_is_a_death_in_compiling().await;
+    a_program_that_is_no_worker_is_a_death_in_compiling().await;
+    println!("worker: 3 passed");
+}
+
+fn engine(program: &str, cache: &Path) -> Engine {
+    let compile = Compile::Child { program: program.into() };
+    Engine::new(EngineConfig { cache_dir: Some(cache.to_owned()), compile }).unwrap()
+}
+
+fn candidate(limits: Limits) -> Candidate {
+    Candidate {
+        key: "guest".into(),
+        bytes: component::GUEST.clone(),
+        settings: serde_json::json!({}),
+        grants: Grants::new(),
+        limits,
+        source: Source::Directory,
+    }
+}
+
+async fn a_child_compiles_what_the_daemon_runs() {
+    let this = std::env::current_exe().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let cache = dir.path().join("cache");
+    let engine = engine(this.to_str().unwrap(), &cache);
+    let plugin = engine.load(candidate(Limits::default())).await.unwrap();
+    assert!(!plugin.compiled().cached);
+    let done = engine.check(&plugin, Arc::new(Node::named("fails"))).await;
+    assert_eq!(done.verdict.result(), "fail");
+    let mut kept: Vec<String> =
+        std::fs::read_dir(&cache).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    kept.sort();
+    assert_eq!(kept.len(), 2, "the artefact and its digest, and no draft: {kept:?}");
+    assert!(kept[0].ends_with(".cwasm") && kept[1].ends_with(".sha256"));
+    let again = engine.load(candidate(Limits::default())).await.unwrap();
+    assert!(again.compiled().cached, "what the worker compiled is what the daemon would have");
+}
+
+async fn dies_compiling(program: &str, words: &str) {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = dir.path().join("cache");
+    let error = engine(program, &cache).load(candidate(Limits::default())).await.unwrap_err();
+    let LoadError::Death(death) = error else { panic!("{error}") };
+    assert_eq!((death.cause, death.stage), (Cause::Compile, Stage::Load));
+    assert!(death.detail.contains(words), "{death}");
+    assert_eq!(std::fs::read_dir(&cache).unwrap().count(), 0, "no draft is left behind");
+}
+
+async fn a_child_that_fails_is_a_death_in_compiling() {
+    dies_compiling("/bin/false", "ended with 1").await;
+    dies_compiling("/nonexistent/apgar", "cannot be started").await;
+}
+
+async fn a_program_that_is_no_worker_is_a_death_in_compiling() {
+    dies_compiling("/bin/true", "no artefact").await;
+    dies_compiling("/bin/echo", "no artefact").await;
+}
