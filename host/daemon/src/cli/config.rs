@@ -1,0 +1,67 @@
+//! `apgar config`: what applies, where it comes from, and what could be set.
+
+use std::process::ExitCode;
+
+use serde_json::json;
+
+use super::{DaemonArgs, Output, table};
+
+/// Check, show or describe the configuration
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Check file, environment and flags as `apgar run` would, and name everything that is wrong
+    Check(DaemonArgs),
+    /// Show every setting with its value and where the value comes from; secrets are masked
+    Show(ShowArgs),
+    /// Print the JSON schema of the configuration file
+    Schema,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ShowArgs {
+    #[command(flatten)]
+    daemon: DaemonArgs,
+    /// How to print
+    #[arg(long, short, value_enum, default_value_t)]
+    output: Output,
+}
+
+pub(crate) fn main(command: ConfigCommand) -> anyhow::Result<ExitCode> {
+    match command {
+        ConfigCommand::Check(args) => {
+            let (_, warnings) = crate::settings::load(args.config.as_deref(), args.flags())?;
+            for warning in &warnings {
+                eprintln!("warning: {warning}");
+            }
+            println!("The configuration is valid{}.", if warnings.is_empty() { "" } else { ", with warnings" });
+        }
+        ConfigCommand::Show(args) => show(&args)?,
+        ConfigCommand::Schema => println!("{:#}", crate::config::schema()),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn show(args: &ShowArgs) -> anyhow::Result<()> {
+    let (settings, warnings) = crate::settings::load(args.daemon.config.as_deref(), args.daemon.flags())?;
+    for warning in &warnings {
+        eprintln!("warning: {warning}");
+    }
+    match args.output {
+        Output::Json => {
+            let all: Vec<_> = settings
+                .show()
+                .iter()
+                .map(|shown| json!({"key": shown.key, "value": shown.value, "source": shown.source.to_string()}))
+                .collect();
+            println!("{:#}", json!(all));
+        }
+        Output::Table => {
+            let mut table = table::table(&["KEY", "VALUE", "SOURCE"]);
+            for shown in settings.show() {
+                table.add_row([&shown.key, &shown.value, &shown.source.to_string()]);
+            }
+            println!("{table}");
+        }
+    }
+    Ok(())
+}

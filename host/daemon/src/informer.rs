@@ -1,0 +1,217 @@
+//! The Node informer: lists, then watches, and tells the loop what changed and whether it still hears the
+//! API server. It decides nothing; it never gives up.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use apgar_core::fleet::ReconcileError;
+use apgar_core::node::{Node, NodeName};
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use futures_util::StreamExt;
+use kube::api::{ListParams, WatchParams};
+use kube::core::WatchEvent;
+use kube::{Api, Client};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use crate::object::{Interner, RawNode, decode};
+
+/// Objects a page: what kubectl and the controllers ask for. It bounds what is held as JSON at once.
+const PAGE: u32 = 500;
+
+/// A list page or the opening of a watch that takes longer has failed: the API server's own limit for requests
+/// is 60 s.
+const ANSWER_LIMIT: Duration = Duration::from_secs(60);
+
+/// A watch that was silent for half of `watch_alive` (2 min, `lifecycle` 4.8) is closed and opened again: a
+/// bookmark comes about every minute, so silence means a connection that died without a word.
+const SILENCE_LIMIT: Duration = Duration::from_secs(60);
+
+/// How long the API server keeps one watch open. Above [`SILENCE_LIMIT`], so that ours ends the silent ones.
+const WATCH_SECONDS: u32 = 290;
+
+/// The longest wait between two tries: a server that is back is noticed within half a minute, and one that
+/// struggles is not hammered by us.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+
+fn backoff() -> ExponentialBackoff {
+    ExponentialBuilder::new()
+        .with_min_delay(Duration::from_millis(500))
+        .with_max_delay(LONGEST_WAIT)
+        .without_max_times()
+        .with_jitter()
+        .build()
+}
+
+/// What the informer tells the loop.
+#[derive(Debug)]
+pub enum NodeChange {
+    /// A complete list of the selected nodes.
+    Listed(Vec<Arc<Node>>),
+    /// A node was added or modified.
+    Applied(Arc<Node>),
+    /// A node was deleted, or left the selection.
+    Deleted(NodeName),
+    /// The stream is open and said something: an event, a bookmark, or that it opened.
+    Heard,
+    /// The stream ended, or could not be opened, with the reason for people.
+    Lost {
+        /// `list_nodes` or `watch`.
+        during: ReconcileError,
+        /// What happened; `None` for a watch that ended as agreed and is opened again at once.
+        why: Option<String>,
+    },
+}
+
+/// Runs until the receiver is gone.
+pub async fn run(client: Client, selector: Option<String>, changes: mpsc::Sender<NodeChange>) {
+    let strings = Interner::default();
+    let informer = Informer { api: Api::all(client), selector, changes, strings, listed_none: false };
+    // The receiver is the loop: when it is gone, the process is stopping.
+    let _stopped: Option<()> = informer.run().await;
+}
+
+struct Informer {
+    api: Api<RawNode>,
+    selector: Option<String>,
+    changes: mpsc::Sender<NodeChange>,
+    strings: Interner,
+    /// The last list had no node. Only further lists make the core believe that (`recovery` 4.7), so the watch
+    /// gives way to a new one about once a minute.
+    listed_none: bool,
+}
+
+/// Why a watch ended.
+enum Ended {
+    /// As agreed, or by silence: it may go on from the last resource version.
+    Resume,
+    /// The resource version is too old: only a new list helps.
+    Relist,
+}
+
+impl Informer {
+    async fn run(mut self) -> Option<()> {
+        let mut waits = backoff();
+        loop {
+            let mut version = match self.list().await {
+                Ok((nodes, version)) => {
+                    self.listed_none = nodes.is_empty();
+                    self.send(NodeChange::Listed(nodes)).await?;
+                    waits = backoff();
+                    version
+                }
+                Err(why) => {
+                    self.lost(ReconcileError::ListNodes, Some(why)).await?;
+                    tokio::time::sleep(waits.next().unwrap_or(LONGEST_WAIT)).await;
+                    continue;
+                }
+            };
+            while let Ended::Resume = self.watch(&mut version, &mut waits).await? {}
+        }
+    }
+
+    async fn list(&mut self) -> Result<(Vec<Arc<Node>>, String), String> {
+        let mut params = ListParams { label_selector: self.selector.clone(), ..ListParams::default() }.limit(PAGE);
+        let mut nodes = Vec::new();
+        loop {
+            let page = timeout(ANSWER_LIMIT, self.api.list(&params))
+                .await
+                .map_err(|_| format!("no answer within {} s", ANSWER_LIMIT.as_secs()))?
+                .map_err(|error| chain(&error))?;
+            nodes.extend(page.items.iter().filter_map(|raw| decode(&raw.value, &mut self.strings)).map(Arc::new));
+            match page.metadata.continue_.filter(|token| !token.is_empty()) {
+                Some(token) => params.continue_token = Some(token),
+                None => return Ok((nodes, page.metadata.resource_version.unwrap_or_default())),
+            }
+        }
+    }
+
+    /// Watches from `version` on until the stream ends. `None` when the loop is gone.
+    async fn watch(&mut self, version: &mut String, waits: &mut ExponentialBackoff) -> Option<Ended> {
+        let mut params = WatchParams::default().timeout(WATCH_SECONDS);
+        params.label_selector.clone_from(&self.selector);
+        let opened = timeout(ANSWER_LIMIT, self.api.watch(&params, version)).await;
+        let stream = match opened {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(kube::Error::Api(status))) if status.code == 410 => return Some(Ended::Relist),
+            Ok(Err(error)) => return self.pause(chain(&error), waits).await,
+            Err(_) => return self.pause("no answer to the watch".to_owned(), waits).await,
+        };
+        self.send(NodeChange::Heard).await?;
+        let mut stream = std::pin::pin!(stream);
+        loop {
+            let event = match timeout(SILENCE_LIMIT, stream.next()).await {
+                Ok(Some(Ok(event))) => event,
+                Ok(Some(Err(error))) => return self.pause(chain(&error), waits).await,
+                Ok(None) => {
+                    self.lost(ReconcileError::Watch, None).await?;
+                    return Some(Ended::Resume);
+                }
+                Err(_) => {
+                    let why = format!("silent for {} s", SILENCE_LIMIT.as_secs());
+                    return self.pause(why, waits).await;
+                }
+            };
+            *waits = backoff();
+            match event {
+                WatchEvent::Added(raw) | WatchEvent::Modified(raw) => {
+                    self.advance(version, &raw);
+                    match decode(&raw.value, &mut self.strings) {
+                        Some(node) => self.send(NodeChange::Applied(Arc::new(node))).await?,
+                        None => self.send(NodeChange::Heard).await?,
+                    }
+                }
+                WatchEvent::Deleted(raw) => {
+                    self.advance(version, &raw);
+                    if let Some(name) = kube::Resource::meta(&raw).name.as_deref() {
+                        self.send(NodeChange::Deleted(NodeName::from(name))).await?;
+                    }
+                }
+                WatchEvent::Bookmark(bookmark) => {
+                    *version = bookmark.metadata.resource_version;
+                    self.send(NodeChange::Heard).await?;
+                    if self.listed_none {
+                        return Some(Ended::Relist);
+                    }
+                }
+                WatchEvent::Error(status) if status.code == 410 => return Some(Ended::Relist),
+                WatchEvent::Error(status) => return self.pause(status.message.clone(), waits).await,
+            }
+        }
+    }
+
+    fn advance(&self, version: &mut String, raw: &RawNode) {
+        if let Some(seen) = &kube::Resource::meta(raw).resource_version {
+            version.clone_from(seen);
+        }
+    }
+
+    async fn pause(&mut self, why: String, waits: &mut ExponentialBackoff) -> Option<Ended> {
+        self.lost(ReconcileError::Watch, Some(why)).await?;
+        tokio::time::sleep(waits.next().unwrap_or(LONGEST_WAIT)).await;
+        Some(Ended::Resume)
+    }
+
+    async fn lost(&self, during: ReconcileError, why: Option<String>) -> Option<()> {
+        self.send(NodeChange::Lost { during, why }).await
+    }
+
+    async fn send(&self, change: NodeChange) -> Option<()> {
+        self.changes.send(change).await.ok()
+    }
+}
+
+/// An error with its causes, innermost last, each said once.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,87 @@
+//! The Kubernetes client: from a kubeconfig or from inside a cluster, with one TLS stack.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use kube::api::ListParams;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Api, Client, Config};
+use serde_json::Value;
+
+use crate::config::Kubeconfig as Source;
+use crate::object::RawNode;
+
+/// Where a pod finds its service account.
+const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
+
+/// How long connecting may take; retries are the caller's.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+
+/// Makes rustls use ring for every client in this process; kube and reqwest share it.
+pub fn install_crypto() {
+    // An error says that it is installed already, which is what is wanted.
+    let _already: Result<(), _> = rustls::crypto::ring::default_provider().install_default();
+}
+
+/// The credentials of these settings (`recovery` 6.2).
+///
+/// # Errors
+/// When none can be found or read; the message names what was looked at.
+pub async fn config(kubeconfig: &Source) -> anyhow::Result<Config> {
+    let mut config = match kubeconfig {
+        Source::InCluster => Config::incluster().context("in-cluster, because --kubeconfig is empty")?,
+        Source::File(path) => from_file(path).await?,
+        Source::Default(path) if path.exists() => from_file(path).await?,
+        Source::Default(_) if Path::new(SERVICE_ACCOUNT).exists() => Config::incluster().context("in-cluster")?,
+        Source::Default(path) => bail!(
+            "no cluster: neither {} nor {SERVICE_ACCOUNT} exists; name a kubeconfig by --kubeconfig",
+            path.display()
+        ),
+    };
+    config.connect_timeout = Some(CONNECT_LIMIT);
+    // Off: kube would repeat calls by itself for up to a quarter of an hour, and the informer would not notice.
+    config.default_retry = false;
+    Ok(config)
+}
+
+async fn from_file(path: &Path) -> anyhow::Result<Config> {
+    let kubeconfig = Kubeconfig::read_from(path).with_context(|| format!("kubeconfig {}", path.display()))?;
+    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
+    config.with_context(|| format!("kubeconfig {}", path.display()))
+}
+
+/// A client.
+///
+/// # Errors
+/// When the credentials cannot be used.
+pub fn client(config: Config) -> anyhow::Result<Client> {
+    install_crypto();
+    Client::try_from(config).context("Kubernetes client")
+}
+
+/// All Node objects of a cluster, once: for `apgar check`, by kubectl's rules where no kubeconfig is given.
+///
+/// # Errors
+/// When the cluster cannot be reached.
+pub async fn list_nodes(kubeconfig: Option<&Path>) -> anyhow::Result<Vec<Value>> {
+    install_crypto();
+    let mut config = match kubeconfig.map(PathBuf::from) {
+        Some(path) => from_file(&path).await?,
+        None => {
+            Config::infer().await.context("no files given and no cluster found; name files, `-` or --kubeconfig")?
+        }
+    };
+    config.connect_timeout = Some(CONNECT_LIMIT);
+    let api: Api<RawNode> = Api::all(client(config)?);
+    let mut params = ListParams::default().limit(500);
+    let mut nodes = Vec::new();
+    loop {
+        let page = api.list(&params).await.context("listing nodes")?;
+        nodes.extend(page.items.into_iter().map(|raw| raw.value));
+        match page.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => params.continue_token = Some(token),
+            None => return Ok(nodes),
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! Between configuration and engine: which checkers there are, what each may do, and the four that are built
+//! into the binary.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context;
+use apgar_core::verdict::{CheckerKey, Unknown, UnknownCause, Verdict};
+use apgar_engine::{
+    Bundled, Candidate, Capability, Compile, Directory, DirectoryHandle, DirectoryOptions, Engine, EngineConfig,
+    Limits, PluginConfig, Profile, Registry, RegistryEvent, RegistryOptions, Source,
+};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::clock::Clock;
+use crate::config::{self, Settings};
+use crate::task;
+
+include!(concat!(env!("OUT_DIR"), "/bundled.rs"));
+
+/// Where compiled checkers are kept.
+#[derive(Debug, Clone, Copy)]
+pub enum Cache {
+    /// In the daemon's state directory.
+    State,
+    /// In the user's cache directory: for commands.
+    Own,
+}
+
+/// The engine for these settings.
+///
+/// # Errors
+/// When Wasmtime or its threads cannot be set up.
+pub fn engine(settings: &Settings, cache: Cache, compile: Compile) -> anyhow::Result<Engine> {
+    let cache_dir = match cache {
+        Cache::State => Some(settings.store.dir.join("cache")),
+        Cache::Own => user_cache(),
+    };
+    Ok(Engine::new(EngineConfig { cache_dir, compile })?)
+}
+
+/// Compiling in a child of this binary.
+///
+/// # Errors
+/// When the system cannot say where this binary is.
+pub fn compile_in_child() -> anyhow::Result<Compile> {
+    let program = std::env::current_exe().context("finding this program, to start it as compile worker")?;
+    Ok(Compile::Child { program })
+}
+
+/// `$XDG_CACHE_HOME/apgar` or `~/.cache/apgar`; without either nothing is kept.
+fn user_cache() -> Option<PathBuf> {
+    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let base = variable("XDG_CACHE_HOME").or_else(|| Some(variable("HOME")?.join(".cache")))?;
+    Some(base.join("apgar"))
+}
+
+/// The built-in checkers, by name.
+#[must_use]
+pub fn bundled() -> Vec<(&'static str, Arc<[u8]>)> {
+    BUNDLED.iter().map(|(name, bytes)| (*name, Arc::from(*bytes))).collect()
+}
+
+/// Found files that may wait for the registry: more than a directory may hold.
+const FOUND_WAITING: usize = 128;
+
+/// Starts the registry and the watch on the plugin directory. The receiver resolves when every bundled checker
+/// was loaded, or turned down.
+#[must_use]
+pub fn start(
+    settings: &Settings,
+    engine: &Engine,
+    clock: Clock,
+    events: mpsc::Sender<RegistryEvent>,
+) -> (Registry, DirectoryHandle, oneshot::Receiver<()>) {
+    let checkers = &settings.checkers;
+    let registry = Registry::new(
+        RegistryOptions {
+            engine: engine.clone(),
+            bundled: bundled().into_iter().map(|(name, bytes)| Bundled { key: name.into(), bytes }).collect(),
+            plugins: checkers.named.iter().map(|(name, checker)| (name.as_str().into(), options(checker))).collect(),
+            defaults: options(&checkers.defaults),
+            clock: Arc::new(move || clock.now()),
+        },
+        events,
+    );
+    let (directory, handle) = Directory::new(DirectoryOptions {
+        expected: checkers.dir_given,
+        max: usize::try_from(checkers.max).unwrap_or(usize::MAX),
+        debounce: checkers.debounce,
+        stable_gap: checkers.stable_gap,
+        poll_interval: checkers.poll_interval,
+        ..DirectoryOptions::new(&checkers.dir)
+    });
+    let (found_in, found) = mpsc::channel(FOUND_WAITING);
+    task::spawn("directory", directory.run(found_in));
+    let (loaded_in, loaded) = oneshot::channel();
+    let running = registry.clone();
+    task::spawn("registry", async move {
+        running.start().await;
+        // Nobody waits if the daemon is stopping already.
+        let _stopping: Result<(), ()> = loaded_in.send(());
+        running.run(found).await;
+    });
+    (registry, handle, loaded)
+}
+
+/// What the configuration says about a checker, as the engine takes it.
+#[must_use]
+pub fn options(checker: &config::Checker) -> PluginConfig {
+    let profile = match checker.profile {
+        config::Profile::Native => Profile::Native,
+        config::Profile::Interpreted => Profile::Interpreted,
+    };
+    let limits = &checker.limits;
+    PluginConfig {
+        enabled: checker.enabled,
+        profile,
+        settings: serde_json::Value::Object(checker.settings.clone()),
+        grants: checker.grants.iter().map(|grant| capability(*grant)).collect(),
+        limits: Limits {
+            call_deadline: limits.call_deadline,
+            soft_limit: limits.soft_limit,
+            wall_limit: limits.wall_limit,
+            startup_deadline: limits.startup_deadline,
+            compile_deadline: limits.compile_deadline,
+            memory: limits.memory,
+            file_size: limits.file_size,
+            log_lines: limits.log_lines,
+            log_line: usize::try_from(limits.log_line).unwrap_or(usize::MAX),
+            ..Limits::of(profile)
+        },
+    }
+}
+
+fn capability(grant: config::Grant) -> Capability {
+    match grant {
+        config::Grant::Log => Capability::Log,
+        config::Grant::Clock => Capability::Clock,
+        config::Grant::Http => Capability::Http,
+        config::Grant::Pods => Capability::Pods,
+        config::Grant::Memory => Capability::Memory,
+    }
+}
+
+/// The candidates of `apgar check`: the built-in checkers that are enabled, then the named files, each of which
+/// adds a checker or replaces the one of its name.
+///
+/// # Errors
+/// When a file cannot be read or has a name that no plugin may have.
+pub fn for_check(settings: &Settings, files: &[PathBuf]) -> anyhow::Result<Vec<Candidate>> {
+    let mut candidates: Vec<Candidate> = bundled()
+        .into_iter()
+        .filter(|(name, _)| settings.checkers.of(name).enabled)
+        .map(|(name, bytes)| candidate(settings, name, bytes, Source::Bundled))
+        .collect();
+    for file in files {
+        let added = from_file(settings, file)?;
+        candidates.retain(|candidate| candidate.key != added.key);
+        candidates.push(added);
+    }
+    Ok(candidates)
+}
+
+/// A built-in checker as a candidate.
+///
+/// # Errors
+/// When there is none of that name.
+pub fn bundled_candidate(settings: &Settings, name: &str) -> anyhow::Result<Candidate> {
+    let found = bundled().into_iter().find(|(known, _)| *known == name);
+    let (name, bytes) = found.with_context(|| format!("no bundled checker is named {name}"))?;
+    Ok(candidate(settings, name, bytes, Source::Bundled))
+}
+
+/// A candidate from a file, under the name that the plugin directory would give it.
+///
+/// # Errors
+/// When the file cannot be read or has a name that no plugin may have.
+pub fn from_file(settings: &Settings, file: &Path) -> anyhow::Result<Candidate> {
+    let name =
+        apgar_engine::plugin_name(file).map_err(|refusal| anyhow::anyhow!("plugin {}: {refusal}", file.display()))?;
+    let limit = settings.checkers.of(name.as_str()).limits.file_size;
+    let size = std::fs::metadata(file).with_context(|| format!("plugin {}", file.display()))?.len();
+    anyhow::ensure!(
+        size <= limit,
+        "plugin {1}: too-large: {size} bytes, the limit is {limit}; raise [checker.{0}] limits.file_size",
+        name.as_str(),
+        file.display()
+    );
+    let bytes = std::fs::read(file).with_context(|| format!("plugin {}", file.display()))?;
+    Ok(candidate(settings, name.as_str(), Arc::from(bytes), Source::Directory))
+}
+
+fn candidate(settings: &Settings, name: &str, bytes: Arc<[u8]>, source: Source) -> Candidate {
+    let PluginConfig { settings, grants, limits, .. } = options(settings.checkers.of(name));
+    Candidate { key: CheckerKey::from(name), bytes, settings, grants, limits, source }
+}
+
+/// The verdict of every checker on a node that could not be decoded.
+#[must_use]
+pub fn malformed(why: &str) -> Verdict {
+    Verdict::Unknown(Unknown { cause: UnknownCause::MalformedNode, detail: Arc::from(why) })
+}

@@ -1,0 +1,264 @@
+//! Wires the daemon together, and takes it apart again.
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use apgar_core::decision::Mode;
+use apgar_core::fleet::Fleet;
+use apgar_core::verdict::CheckerKey;
+use apgar_engine::Compile;
+use kube::{Api, Client};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use crate::cli::DaemonArgs;
+use crate::clock::Clock;
+use crate::config::{ExecutorKind, Settings};
+use crate::executor::civo::CivoSettings;
+use crate::executor::{Civo, Executor};
+use crate::http::{self, Asker};
+use crate::last_look::Actor;
+use crate::log::{self, Identity};
+use crate::metrics::Metrics;
+use crate::plugins::{self, Cache};
+use crate::reconcile::{Inbox, Loop, Outbox, Plugins};
+use crate::store::{Loaded, Records, Store, Writer};
+use crate::{informer, kubernetes, settings, task};
+
+/// How long what is under way may take to end after SIGTERM: the whole stop stays below 5 s.
+const STOP_LIMIT: Duration = Duration::from_secs(2);
+
+/// Messages that may wait for the loop, of each kind. A full channel slows its sender down, it loses nothing:
+/// the informer then reads the watch later.
+const WAITING: usize = 4096;
+
+/// A daemon that runs.
+#[derive(Debug)]
+pub struct Daemon {
+    /// Asks the loop.
+    pub asker: Asker,
+    /// Where metrics and probes are.
+    pub metrics: SocketAddr,
+    /// Where the API is.
+    pub api: SocketAddr,
+    running: JoinHandle<()>,
+    servers: tokio::task::JoinSet<std::io::Result<()>>,
+    stop: tokio::sync::oneshot::Sender<()>,
+}
+
+/// The listeners, bound before anything else starts: a port that is taken must stop the start.
+#[derive(Debug)]
+pub struct Listeners {
+    metrics: TcpListener,
+    api: TcpListener,
+}
+
+impl Listeners {
+    /// Binds both.
+    ///
+    /// # Errors
+    /// When one cannot be bound, with the setting that would change it.
+    pub async fn bind(settings: &Settings) -> anyhow::Result<Self> {
+        let metrics = SocketAddr::new(settings.metrics.address, settings.metrics.port);
+        Ok(Self {
+            metrics: http::bind(metrics, "metrics", "set metrics.port or --metrics-port to a free one").await?,
+            api: http::bind(settings.api.listen, "the API", "set api.listen or --api-listen to a free one").await?,
+        })
+    }
+}
+
+/// `apgar run`.
+///
+/// # Errors
+/// When the daemon cannot start, or one of its servers dies.
+pub(crate) fn main(args: &DaemonArgs) -> anyhow::Result<ExitCode> {
+    let (settings, warnings) = settings::load(args.config.as_deref(), args.flags())?;
+    log::start(&settings.log);
+    for warning in &warnings {
+        tracing::warn!(event = "configuration", about = warning.about, "{}", warning.message);
+    }
+    let runtime = tokio::runtime::Runtime::new().context("the runtime's threads")?;
+    let ended = runtime.block_on(async {
+        let listeners = Listeners::bind(&settings).await?;
+        let client = kubernetes::client(kubernetes::config(&settings.kubeconfig).await?)?;
+        let mut daemon = Daemon::start(&settings, client, listeners, plugins::compile_in_child()?).await?;
+        tokio::select! {
+            ended = daemon.server_ended() => return Err(ended),
+            signal = signal() => tracing::info!(event = "stopping", signal = signal?, "stopping"),
+        }
+        daemon.stop().await;
+        Ok(ExitCode::SUCCESS)
+    });
+    runtime.shutdown_timeout(STOP_LIMIT);
+    ended
+}
+
+/// Waits for a signal to stop, and names it.
+async fn signal() -> anyhow::Result<&'static str> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
+    Ok(tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    })
+}
+
+impl Daemon {
+    /// Starts everything; it runs until stopped.
+    ///
+    /// # Errors
+    /// When something that the daemon cannot do without is not to be had.
+    pub async fn start(
+        settings: &Settings,
+        client: Client,
+        listeners: Listeners,
+        compile: Compile,
+    ) -> anyhow::Result<Self> {
+        kubernetes::install_crypto();
+        let clock = Clock::start();
+        let identity = Identity::of(settings);
+        let mut alarms = Vec::new();
+        let mut policy = settings.policy.clone();
+        let (store, records) = open_store(settings, clock, &mut policy.mode, &mut alarms)?;
+        tracing::info!(
+            event = "started",
+            version = env!("CARGO_PKG_VERSION"),
+            mode = policy.mode.as_str(),
+            executor = executor_name(settings),
+            records = records.len(),
+            "apgar starts"
+        );
+        let mut fleet = Fleet::new(policy);
+        fleet.restore(records, clock.now());
+
+        let engine = plugins::engine(settings, Cache::State, compile)?;
+        let (judged_in, judged) = mpsc::channel(WAITING);
+        let (outcomes_in, outcomes) = mpsc::channel(WAITING);
+        let (queries_in, queries) = mpsc::channel(WAITING);
+        let (nodes_in, nodes) = mpsc::channel(WAITING);
+        let (store_in, store_changes) = mpsc::channel(WAITING);
+        let writer = store.map(|store| Writer::start(store, store_in)).transpose().context("the store's thread")?;
+        let (plugins_in, plugin_events) = mpsc::channel(WAITING);
+        let (registry, directory, loaded) = plugins::start(settings, &engine, clock, plugins_in);
+        let plugins = Plugins {
+            registry,
+            directory,
+            required: required(settings),
+            default_threshold: settings.checkers.defaults.threshold,
+        };
+
+        let actor = Actor { api: Api::all(client.clone()), engine: engine.clone(), executor: executor(settings)? };
+        let out = Outbox { engine, judged: judged_in, actor: Arc::new(actor), outcomes: outcomes_in, store: writer };
+        let metrics = Metrics::new(settings)?;
+        let the_loop = Loop::new(clock, fleet, plugins, metrics, identity, out, alarms);
+        let inbox = Inbox { nodes, judged, plugins: plugin_events, outcomes, store: store_changes, queries };
+        let (stop, stopped) = tokio::sync::oneshot::channel();
+        let stopped = async move {
+            // A sender that is gone is a daemon that was dropped: stop as well.
+            let _dropped: Result<(), _> = stopped.await;
+        };
+        let running = task::spawn("loop", the_loop.run(inbox, stopped));
+
+        let selector = settings.nodes.label_selector();
+        task::spawn("informer", async move {
+            // Nodes are first evaluated when every checker that can serve does: so checkers come first.
+            // An error says that the registry's task died, which is logged; nodes are then unknown everywhere.
+            let _registry_died: Result<(), _> = loaded.await;
+            informer::run(client, selector, nodes_in).await;
+        });
+
+        let asker = Asker(queries_in);
+        let mut servers = tokio::task::JoinSet::new();
+        let (metrics, api) = (listeners.metrics.local_addr()?, listeners.api.local_addr()?);
+        servers.spawn(http::serve_metrics(listeners.metrics, asker.clone()));
+        servers.spawn(http::serve_api(listeners.api, asker.clone()));
+        tracing::info!(event = "listening", %metrics, %api, "metrics and API");
+        Ok(Self { asker, metrics, api, running, servers, stop })
+    }
+
+    /// Resolves when a server died, with the reason: without metrics the daemon is blind to its operator.
+    pub async fn server_ended(&mut self) -> anyhow::Error {
+        match self.servers.join_next().await {
+            Some(Ok(Err(error))) => anyhow::Error::new(error).context("a listener died"),
+            Some(Ok(Ok(()))) | None => anyhow::anyhow!("a listener ended"),
+            Some(Err(error)) => anyhow::Error::new(error).context("a server's task died"),
+        }
+    }
+
+    /// Stops the loop, so that nothing is decided any more, and waits for what is under way.
+    pub async fn stop(mut self) {
+        // The loop may have ended by itself.
+        let _ended: Result<(), ()> = self.stop.send(());
+        if tokio::time::timeout(STOP_LIMIT, &mut self.running).await.is_err() {
+            tracing::warn!(event = "stop_timeout", "the loop did not end in time");
+        }
+        self.servers.shutdown().await;
+    }
+}
+
+/// Opens the store. Without one nothing may act: in monitor-only mode that is a warning, in active mode a
+/// refusal to start. With a damaged one the daemon only observes until it is started again (`gate` G-48): what
+/// the journal protected, windows and attempts, is no longer known.
+fn open_store(
+    settings: &Settings,
+    clock: Clock,
+    mode: &mut Mode,
+    alarms: &mut Vec<String>,
+) -> anyhow::Result<(Option<Store>, Records)> {
+    let opened = Store::open(&settings.store.dir, clock.now());
+    let (store, Loaded { records, torn_tail, set_aside }) = match (opened, *mode) {
+        (Ok(opened), _) => opened,
+        (Err(error), Mode::Monitor) => {
+            let error = anyhow::Error::new(error);
+            tracing::warn!(event = "no_store", "nothing survives a restart: {error:#}; set store.dir or --store-dir");
+            return Ok((None, Vec::new()));
+        }
+        (Err(error), Mode::Active) => {
+            return Err(error)
+                .context("active mode needs a store; set store.dir or --store-dir to a writable directory");
+        }
+    };
+    if torn_tail {
+        tracing::warn!(event = "store_torn", "the journal's last line was cut short, as by a crash; it was dropped");
+    }
+    if let Some(aside) = set_aside {
+        let alarm = format!(
+            "the journal was damaged and is set aside as {}: monitor-only until the next start",
+            aside.display()
+        );
+        tracing::error!(event = "store_damaged", "{alarm}");
+        alarms.push(alarm);
+        *mode = Mode::Monitor;
+    }
+    Ok((Some(store), records))
+}
+
+fn required(settings: &Settings) -> Vec<CheckerKey> {
+    let named = settings.checkers.named.iter();
+    named.filter(|(_, checker)| checker.required && checker.enabled).map(|(name, _)| name.as_str().into()).collect()
+}
+
+fn executor(settings: &Settings) -> anyhow::Result<Executor> {
+    let civo = &settings.executor.civo;
+    match (settings.executor.kind, settings.policy.mode) {
+        (ExecutorKind::Civo, Mode::Active) => Ok(Executor::Civo(Civo::new(&CivoSettings {
+            api_key: civo.api_key.reveal(),
+            api_url: &civo.api_url,
+            cluster_id: &civo.cluster_id,
+            region: &civo.region,
+        })?)),
+        (ExecutorKind::Observe, _) | (ExecutorKind::Civo, Mode::Monitor) => Ok(Executor::Observe),
+    }
+}
+
+fn executor_name(settings: &Settings) -> &'static str {
+    match settings.executor.kind {
+        ExecutorKind::Civo => "civo",
+        ExecutorKind::Observe => "observe",
+    }
+}

@@ -1,0 +1,41 @@
+//! Brings the configuration's sources together: the one place that reads the file and the environment.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+
+use crate::config::{self, Flags, Settings, Sources, Warning};
+
+/// The configuration file that is read where none is named, if it is there.
+pub const DEFAULT_FILE: &str = "/etc/apgar/apgar.toml";
+
+/// The settings of the daemon, from flags, environment, file and defaults.
+///
+/// # Errors
+/// When the named file cannot be read, or with everything that is wrong in the sources.
+pub fn load(file: Option<&Path>, flags: Flags) -> anyhow::Result<(Settings, Vec<Warning>)> {
+    let file = match file {
+        Some(path) => Some(read(path)?),
+        None if Path::new(DEFAULT_FILE).exists() => Some(read(Path::new(DEFAULT_FILE))?),
+        None => None,
+    };
+    let text = |value: std::ffi::OsString| value.to_string_lossy().into_owned();
+    let env = std::env::vars_os().map(|(name, value)| (text(name), text(value))).collect();
+    Ok(config::load(Sources { file, env, flags })?)
+}
+
+/// The settings of a command that judges nodes by itself: the file alone, so that an agent's environment on
+/// the same machine has no say in it.
+///
+/// # Errors
+/// As [`load`].
+pub fn for_command(file: Option<&Path>) -> anyhow::Result<Settings> {
+    let file = file.map(read).transpose()?;
+    let (settings, _) = config::load(Sources { file, ..Sources::default() })?;
+    Ok(settings)
+}
+
+fn read(path: &Path) -> anyhow::Result<(PathBuf, String)> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("configuration file {}", path.display()))?;
+    Ok((path.to_owned(), text))
+}
