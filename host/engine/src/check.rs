@@ -250,7 +250,7 @@ fn conclude(
         Ok(Said::CannotTell(mut text)) => {
             remember = plugin.pure;
             corrections.error = text::clean(&mut text) | text::cut(&mut text, limits::REASON);
-            unknown(UnknownCause::Error, plugin.reasons.share(&text))
+            unknown(UnknownCause::Error, Arc::from(text))
         }
         Err(Fault::Death(died)) => {
             let cause = match died.cause {
@@ -268,7 +268,7 @@ fn conclude(
                 | Cause::ImportTimeout
                 | Cause::Slow => UnknownCause::Crashed,
             };
-            let verdict = unknown(cause, plugin.reasons.share(&format!("{}: {}", died.cause, died.detail)));
+            let verdict = unknown(cause, Arc::from(format!("{}: {}", died.cause, died.detail)));
             death = Some(died);
             verdict
         }

@@ -229,12 +229,12 @@ fn shown(described: Described) -> Description {
         text::cut(&mut text, most);
         text
     };
-    let reasons = described.reasons.into_iter().take(limits::REASONS);
+    let reasons = described.reasons.into_iter().map(|reason| line(reason, limits::DESCRIBED_REASON));
     Description {
         name: line(described.name, limits::NAME),
         version: line(described.version, limits::NAME),
         summary: line(described.summary, limits::SUMMARY),
-        reasons: reasons.map(|reason| line(reason, limits::DESCRIBED_REASON)).filter(|r| !r.is_empty()).collect(),
+        reasons: reasons.filter(|reason| !reason.is_empty()).take(limits::REASONS).collect(),
         default_threshold: described.default_threshold.min(limits::THRESHOLD_MAX),
     }
 }

@@ -12,6 +12,9 @@ use tokio::time::Sleep;
 use crate::clock;
 use crate::host::Meter;
 
+/// Wall limits after which a run is ended, however little of the time it was given: a permit is not held for ever.
+const PATIENCE: u32 = 3;
+
 /// How long a run may take.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Allowance {
@@ -102,7 +105,10 @@ impl<F: Future> Future for Watch<'_, F> {
         if this.paused.is_some() {
             now = clock::now();
             let pause = this.resume(now);
-            let overdue = now.saturating_duration_since(this.started) >= this.allowance.wall;
+            // Waiting for a turn is not the guest's: among many that spin each is to meet its own deadline first.
+            let elapsed = now.saturating_duration_since(this.started);
+            let overdue = elapsed.saturating_sub(this.spent.starved) >= this.allowance.wall
+                || elapsed >= this.allowance.wall * PATIENCE;
             let in_import = matches!(pause, Some(Pause::Import));
             if in_import && (overdue || this.spent.waiting >= this.allowance.waiting) {
                 return Poll::Ready((Ended::WaitedTooLong, this.spent));

@@ -490,7 +490,11 @@ impl Registry {
             DirectoryEvent::Refused { name, refusal } => {
                 // These two are shown with the directory: there is no plugin to show them with.
                 let beside = matches!(refusal.reason, RefusalReason::BadName | RefusalReason::TooMany);
-                let still_serving = if beside { false } else { inner.fail(&name, None, None, &refusal.clone().into()) };
+                let still_serving = if beside {
+                    inner.is_serving(&name)
+                } else {
+                    inner.fail(&name, None, None, &refusal.clone().into())
+                };
                 let error = LoadError::from(refusal);
                 let message = message(&error);
                 inner.tell(RegistryEvent::Refused { name, error, message, still_serving }).await;
@@ -590,6 +594,10 @@ impl Registry {
 }
 
 impl Inner {
+    fn is_serving(&self, name: &CheckerKey) -> bool {
+        crate::lock(&self.state).slots.get(name).is_some_and(|slot| slot.serving.is_some())
+    }
+
     fn names(&self) -> Vec<CheckerKey> {
         crate::lock(&self.state).slots.keys().cloned().collect()
     }
