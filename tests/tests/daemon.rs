@@ -273,6 +273,16 @@ async fn checkers_come_and_go_without_a_restart_and_bad_ones_change_nothing() ->
         Ok(daemon.plugin("big").await?.filter(|plugin| plugin["refusal"]["reason"] == "too-large"))
     })
     .await?;
+    // A name that no plugin may have is shown with the directory, and makes no series.
+    world.drop_in("Bad_Name.wasm", &disk)?;
+    wait_for("Bad_Name to be refused", SOON, async || {
+        Ok(daemon.api("/api/v1/plugins").await?["directory"].to_string().contains("Bad_Name").then_some(()))
+    })
+    .await?;
+    ensure!(!daemon.metrics().await?.contains("Bad_Name"), "{}", daemon.metrics().await?);
+    // None of them is anybody's verdict: nobody counted on them.
+    let explained = daemon.api(&format!("/api/v1/nodes/{node}/explain")).await?;
+    ensure!(explained["checkers"].as_array().is_some_and(|checkers| checkers.len() == 5), "{explained:#}");
     // A bad file over a good one: the good one answers on.
     world.drop_in("mine.wasm", b"garbage")?;
     let mine = wait_for("garbage to be refused", SOON, async || {
@@ -311,6 +321,30 @@ async fn without_an_api_server_nothing_is_decided_and_it_recovers_by_itself() ->
     assert_eq!(world.reboots().len(), 1);
     assert_eq!(daemon.ready().await?, 200);
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_it_lists_anew_nothing_is_decided() -> Result<()> {
+    use apgar_sim::{Effect, Rule};
+    let world = World::new(&Story::new()).await?;
+    let daemon = world.start(FAST).await?;
+    let node = world.name(0)?;
+    daemon.until_phase(&node, "Healthy").await?;
+    world.fleet.strike(&node, Fault::new(FaultKind::RuntimeDown)).map_err(|r| anyhow::anyhow!("{r}"))?;
+    // The watch is too old to go on, and the list that should take its place does not come.
+    world.server.faults().add(Rule::new(Effect::Hang).method("GET").path("/api/v1/nodes"));
+    world.server.faults().expire_history();
+    world.server.faults().drop_watches();
+    wait_for("/readyz to say why", SOON, async || {
+        let (status, body) = get(daemon.metrics, "/readyz").await?;
+        Ok((status == 503 && body.contains("node watch is dead")).then_some(()))
+    })
+    .await?;
+    let calls = world.reboots().len();
+    never("a decision on an old view", Duration::from_secs(6), async || {
+        Ok((world.reboots().len() > calls).then(|| world.reboots()))
+    })
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -38,6 +38,8 @@ pub struct Policy {
     pub return_window: Duration,
     /// Thresholds an operator set, over what verdicts say.
     pub thresholds: BTreeMap<CheckerKey, Duration>,
+    /// The threshold of every other checker, over what its verdicts say; none: what they say.
+    pub default_threshold: Option<Duration>,
     /// The steps in their order. Empty: `reboot`, `max_reboots` times.
     pub ladder: Vec<Rung>,
     /// How many actions may be in flight in the cluster.
@@ -80,6 +82,7 @@ impl Default for Policy {
             compat_shared_timer: false,
             return_window: 60 * MINUTE,
             thresholds: BTreeMap::new(),
+            default_threshold: None,
             ladder: Vec::new(),
             concurrent: ConcurrentLimit::PerHundredNodes,
         }

@@ -60,20 +60,14 @@ pub async fn bind(address: SocketAddr, what: &str, remedy: &str) -> anyhow::Resu
 }
 
 /// Serves metrics on every path but the probes.
-///
-/// # Errors
-/// When the listener dies.
-pub async fn serve_metrics(listener: TcpListener, asker: Asker) -> std::io::Result<()> {
+pub async fn serve_metrics(listener: TcpListener, asker: Asker) {
     let router =
         Router::new().route("/healthz", get(healthz)).route("/readyz", get(readyz)).fallback(metrics).with_state(asker);
-    axum::serve(listener, router).await
+    serve(listener, router).await;
 }
 
 /// Serves the API.
-///
-/// # Errors
-/// When the listener dies.
-pub async fn serve_api(listener: TcpListener, asker: Asker) -> std::io::Result<()> {
+pub async fn serve_api(listener: TcpListener, asker: Asker) {
     let router = Router::new()
         .route("/api/v1/nodes", get(nodes))
         .route("/api/v1/nodes/{name}", get(explain))
@@ -82,7 +76,14 @@ pub async fn serve_api(listener: TcpListener, asker: Asker) -> std::io::Result<(
         .route("/api/v1/plugins", get(plugins))
         .fallback(|| async { error(StatusCode::NOT_FOUND, "unknown_path", "no such path", "try /api/v1/nodes") })
         .with_state(asker);
-    axum::serve(listener, router).await
+    serve(listener, router).await;
+}
+
+/// Serves until the listener dies; that ends the daemon (`recovery` 6.1).
+async fn serve(listener: TcpListener, router: Router) {
+    if let Err(error) = axum::serve(listener, router).await {
+        tracing::error!(event = "listener_died", %error, "a listener died");
+    }
 }
 
 async fn metrics(State(asker): State<Asker>) -> Response {

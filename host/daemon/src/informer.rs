@@ -12,8 +12,9 @@ use kube::api::{ListParams, WatchParams};
 use kube::core::WatchEvent;
 use kube::{Api, Client};
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
+use crate::error::chain;
 use crate::object::{Interner, RawNode, decode};
 
 /// Objects a page: what kubectl and the controllers ask for. It bounds what is held as JSON at once.
@@ -29,6 +30,10 @@ const SILENCE_LIMIT: Duration = Duration::from_secs(60);
 
 /// How long the API server keeps one watch open. Above [`SILENCE_LIMIT`], so that ours ends the silent ones.
 const WATCH_SECONDS: u32 = 290;
+
+/// A watch that ends within this time without a word was not agreed to: a proxy that answers with an empty body
+/// would be asked as fast as the network allows.
+const SHORTEST_WATCH: Duration = Duration::from_secs(1);
 
 /// The longest wait between two tries: a server that is back is noticed within half a minute, and one that
 /// struggles is not hammered by us.
@@ -58,7 +63,7 @@ pub enum NodeChange {
     Lost {
         /// `list_nodes` or `watch`.
         during: ReconcileError,
-        /// What happened; `None` for a watch that ended as agreed and is opened again at once.
+        /// What happened; `None` for a watch that ended as agreed or fell silent, and is opened again at once.
         why: Option<String>,
     },
 }
@@ -107,6 +112,8 @@ impl Informer {
                 }
             };
             while let Ended::Resume = self.watch(&mut version, &mut waits).await? {}
+            // Until the list is there and a stream is open again, what is known may be old (`gate` 3, StaleView).
+            self.lost(ReconcileError::Watch, None).await?;
         }
     }
 
@@ -138,20 +145,24 @@ impl Informer {
             Err(_) => return self.pause("no answer to the watch".to_owned(), waits).await,
         };
         self.send(NodeChange::Heard).await?;
+        let opened = Instant::now();
+        let mut heard = false;
         let mut stream = std::pin::pin!(stream);
         loop {
             let event = match timeout(SILENCE_LIMIT, stream.next()).await {
                 Ok(Some(Ok(event))) => event,
                 Ok(Some(Err(error))) => return self.pause(chain(&error), waits).await,
-                Ok(None) => {
-                    self.lost(ReconcileError::Watch, None).await?;
-                    return Some(Ended::Resume);
+                Ok(None) if !heard && opened.elapsed() < SHORTEST_WATCH => {
+                    return self.pause("the watch ended at once".to_owned(), waits).await;
                 }
-                Err(_) => {
-                    let why = format!("silent for {} s", SILENCE_LIMIT.as_secs());
-                    return self.pause(why, waits).await;
+                // It ended as agreed, or was silent, which is ordinary in a small cluster: whether it opens again
+                // is the question.
+                Ok(None) | Err(_) => {
+                    self.lost(ReconcileError::Watch, None).await?;
+                    return Some(if self.listed_none { Ended::Relist } else { Ended::Resume });
                 }
             };
+            heard = true;
             *waits = backoff();
             match event {
                 WatchEvent::Added(raw) | WatchEvent::Modified(raw) => {
@@ -199,19 +210,4 @@ impl Informer {
     async fn send(&self, change: NodeChange) -> Option<()> {
         self.changes.send(change).await.ok()
     }
-}
-
-/// An error with its causes, innermost last, each said once.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
 }

@@ -29,7 +29,7 @@ pub fn install_crypto() {
 /// # Errors
 /// When none can be found or read; the message names what was looked at.
 pub async fn config(kubeconfig: &Source) -> anyhow::Result<Config> {
-    let mut config = match kubeconfig {
+    let config = match kubeconfig {
         Source::InCluster => Config::incluster().context("in-cluster, because --kubeconfig is empty")?,
         Source::File(path) => from_file(path).await?,
         Source::Default(path) if path.exists() => from_file(path).await?,
@@ -39,9 +39,6 @@ pub async fn config(kubeconfig: &Source) -> anyhow::Result<Config> {
             path.display()
         ),
     };
-    config.connect_timeout = Some(CONNECT_LIMIT);
-    // Off: kube would repeat calls by itself for up to a quarter of an hour, and the informer would not notice.
-    config.default_retry = false;
     Ok(config)
 }
 
@@ -55,7 +52,10 @@ async fn from_file(path: &Path) -> anyhow::Result<Config> {
 ///
 /// # Errors
 /// When the credentials cannot be used.
-pub fn client(config: Config) -> anyhow::Result<Client> {
+pub fn client(mut config: Config) -> anyhow::Result<Client> {
+    config.connect_timeout = Some(CONNECT_LIMIT);
+    // Off: kube would repeat calls by itself for up to a quarter of an hour, and nobody would notice.
+    config.default_retry = false;
     install_crypto();
     Client::try_from(config).context("Kubernetes client")
 }
@@ -66,13 +66,12 @@ pub fn client(config: Config) -> anyhow::Result<Client> {
 /// When the cluster cannot be reached.
 pub async fn list_nodes(kubeconfig: Option<&Path>) -> anyhow::Result<Vec<Value>> {
     install_crypto();
-    let mut config = match kubeconfig.map(PathBuf::from) {
+    let config = match kubeconfig.map(PathBuf::from) {
         Some(path) => from_file(&path).await?,
         None => {
             Config::infer().await.context("no files given and no cluster found; name files, `-` or --kubeconfig")?
         }
     };
-    config.connect_timeout = Some(CONNECT_LIMIT);
     let api: Api<RawNode> = Api::all(client(config)?);
     let mut params = ListParams::default().limit(500);
     let mut nodes = Vec::new();

@@ -12,12 +12,12 @@ pub fn arguments(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
     let Some(first) = arguments.get(1).and_then(|first| first.to_str()) else {
         return arguments;
     };
-    if first == "-version" {
-        return arguments.drain(..1).chain([OsString::from("--version")]).collect();
-    }
     let bare = first.trim_start_matches('-');
     let dashes = first.len() - bare.len();
     let name = bare.split_once('=').map_or(bare, |(name, _)| name);
+    if (1..=2).contains(&dashes) && name == "version" {
+        return arguments.drain(..1).chain([OsString::from("--version")]).collect();
+    }
     if (1..=2).contains(&dashes) && FLAGS.contains(&name) {
         let spelled = OsString::from(format!("--{bare}"));
         arguments.splice(1..2, [OsString::from("run"), spelled]);
@@ -44,6 +44,7 @@ mod tests {
         check(&["-kubeconfig", "/x"], &["run", "--kubeconfig", "/x"]);
         check(&["--kubeconfig", "/x"], &["run", "--kubeconfig", "/x"]);
         check(&["-version"], &["--version"]);
+        check(&["-version=true"], &["--version"]);
         check(&["--version"], &["--version"]);
     }
 

@@ -5,6 +5,7 @@
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod error;
 pub mod executor;
 pub mod http;
 pub mod informer;

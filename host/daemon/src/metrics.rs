@@ -5,11 +5,11 @@
 use std::fmt::Write;
 
 use apgar_core::decision::{Mode, Step};
-use apgar_core::event::Event;
+use apgar_core::event::{Event, Verification};
 use apgar_core::fleet::{Fleet, ReconcileError};
-use apgar_core::recovery::Shown;
-use apgar_core::verdict::CheckerKey;
-use apgar_engine::{Finished, Registry, RegistryEvent};
+use apgar_core::recovery::{Cause, Shown};
+use apgar_core::verdict::{CheckerKey, Verdict};
+use apgar_engine::{Finished, LoadError, RefusalReason, Registry, RegistryEvent};
 use prometheus::core::Collector;
 use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, Opts, TextEncoder};
 
@@ -95,6 +95,17 @@ impl Metrics {
         for reason in RECONCILE_ERRORS {
             metrics.reconcile_errors.with_label_values(&[reason.as_str()]);
         }
+        for result in [Verification::Verified, Verification::NotObserved, Verification::Unknown] {
+            metrics.verifications.with_label_values(&[result.as_str()]);
+        }
+        for cause in [Cause::Attempts, Cause::Calls] {
+            metrics.gave_up.with_label_values(&[cause.as_str()]);
+        }
+        for outcome in ["done", "refused", "failed", "unconfirmed"] {
+            for mode in [Mode::Monitor, Mode::Active] {
+                metrics.outcomes.with_label_values(&[Step::Reboot.as_str(), outcome, mode.as_str()]);
+            }
+        }
         Ok(metrics)
     }
 
@@ -133,7 +144,11 @@ impl Metrics {
     /// Counts a check.
     pub fn judged(&self, done: &Finished) {
         let plugin = done.plugin.key().as_str();
-        let result = if done.result.death.is_some() { "died" } else { done.result.verdict.result() };
+        let result = match (&done.result.death, &done.result.verdict) {
+            (Some(_), _) => "died",
+            (None, Verdict::Unknown(_)) => "err",
+            (None, verdict @ (Verdict::Pass(_) | Verdict::Fail(_))) => verdict.result(),
+        };
         self.calls.with_label_values(&[plugin, result]).inc();
         self.call_seconds.with_label_values(&[plugin]).observe(done.result.guest_time.as_secs_f64());
     }
@@ -144,6 +159,9 @@ impl Metrics {
             RegistryEvent::Serves { plugin, .. } => {
                 self.reloads.with_label_values(&[plugin.key().as_str(), "swapped"]).inc();
             }
+            // A name that no plugin may have is no label value either.
+            RegistryEvent::Refused { error: LoadError::Refusal(refusal), .. }
+                if matches!(refusal.reason, RefusalReason::BadName | RefusalReason::TooMany) => {}
             RegistryEvent::Refused { name, .. } => self.reloads.with_label_values(&[name.as_str(), "refused"]).inc(),
             RegistryEvent::Stopped { .. }
             | RegistryEvent::Removed { .. }
@@ -163,7 +181,7 @@ impl Metrics {
     }
 
     fn forget_plugin(&self, checker: &CheckerKey) {
-        for result in ["pass", "fail", "unknown", "died"] {
+        for result in ["pass", "fail", "err", "died"] {
             forget(&self.calls, &[checker.as_str(), result]);
         }
         for result in ["swapped", "refused"] {
@@ -175,7 +193,7 @@ impl Metrics {
 
     /// All metrics in the text format.
     #[must_use]
-    pub fn render(&self, fleet: &Fleet, plugins: &Registry) -> String {
+    pub fn render(&self, fleet: &Fleet, plugins: &Registry, watch_alive: bool) -> String {
         let mut out = String::new();
         if let Err(error) = TextEncoder::new().encode_utf8(&self.registry.gather(), &mut out) {
             tracing::error!(event = "metrics_failed", %error, "metrics cannot be encoded");
@@ -183,6 +201,8 @@ impl Metrics {
         let mut text = Text { out, namespace: &self.namespace, name: "" };
         text.family("info", "gauge", "The program and its cluster.");
         text.sample(&[("version", env!("CARGO_PKG_VERSION")), ("cluster_id", &self.cluster_id)], 1);
+        text.family("watch_alive", "gauge", "1 while the watch is alive; nothing is decided without it.");
+        text.sample(&[("watch", "nodes")], u8::from(watch_alive));
         plugin_series(&mut text, plugins);
         node_series(&mut text, fleet);
         text.out

@@ -1,6 +1,7 @@
 //! Between configuration and engine: which checkers there are, what each may do, and the four that are built
 //! into the binary.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::clock::Clock;
 use crate::config::{self, Settings};
-use crate::task;
+use crate::task::Tasks;
 
 include!(concat!(env!("OUT_DIR"), "/bundled.rs"));
 
@@ -61,17 +62,25 @@ pub fn bundled() -> Vec<(&'static str, Arc<[u8]>)> {
     BUNDLED.iter().map(|(name, bytes)| (*name, Arc::from(*bytes))).collect()
 }
 
+/// The checkers that somebody counts on: those that are built in, and those with a table of the configuration.
+#[must_use]
+pub fn expected(settings: &Settings) -> BTreeSet<CheckerKey> {
+    let named = settings.checkers.named.keys().map(|name| CheckerKey::from(name.as_str()));
+    BUNDLED.iter().map(|(name, _)| CheckerKey::from(*name)).chain(named).collect()
+}
+
 /// Found files that may wait for the registry: more than a directory may hold.
 const FOUND_WAITING: usize = 128;
 
-/// Starts the registry and the watch on the plugin directory. The receiver resolves when every bundled checker
-/// was loaded, or turned down.
+/// The registry and the watch on the plugin directory, as tasks of the daemon. The receiver resolves when every
+/// bundled checker was loaded, or turned down.
 #[must_use]
 pub fn start(
     settings: &Settings,
     engine: &Engine,
     clock: Clock,
     events: mpsc::Sender<RegistryEvent>,
+    tasks: &mut Tasks,
 ) -> (Registry, DirectoryHandle, oneshot::Receiver<()>) {
     let checkers = &settings.checkers;
     let registry = Registry::new(
@@ -93,10 +102,10 @@ pub fn start(
         ..DirectoryOptions::new(&checkers.dir)
     });
     let (found_in, found) = mpsc::channel(FOUND_WAITING);
-    task::spawn("directory", directory.run(found_in));
+    tasks.spawn("directory", directory.run(found_in));
     let (loaded_in, loaded) = oneshot::channel();
     let running = registry.clone();
-    task::spawn("registry", async move {
+    tasks.spawn("registry", async move {
         running.start().await;
         // Nobody waits if the daemon is stopping already.
         let _stopping: Result<(), ()> = loaded_in.send(());

@@ -1,7 +1,7 @@
 //! The one loop: it waits, turns what happened into inputs, hands them to the fleet, and passes on what the
 //! fleet answers. It owns all mutable state and reads the clock once a turn.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::clock::Clock;
 use crate::http::Query;
 use crate::informer::NodeChange;
 use crate::last_look::Actor;
-use crate::log::{self, Identity};
+use crate::log;
 use crate::metrics::Metrics;
 use crate::store::{Writer, Writes};
 use crate::view;
@@ -25,6 +25,9 @@ use crate::view;
 /// A watch is alive while its stream is open and spoke within this time: a bookmark comes about every minute
 /// (`lifecycle` 3, `watch_alive`).
 const WATCH_ALIVE: Duration = Duration::from_secs(120);
+
+/// How long a stop waits for calls that are out: an outcome that is known is better than a window.
+const LAST_OUTCOMES: Duration = Duration::from_millis(1500);
 
 /// Messages taken in one turn: enough to catch up with a burst, few enough that a turn stays short.
 const BATCH: usize = 4096;
@@ -68,10 +71,15 @@ pub struct Loop {
     plugins: Plugins,
     watch: Watch,
     metrics: Metrics,
-    identity: Identity,
     out: Outbox,
     next_tick: Time,
     store_writable: bool,
+    /// What the next turn must hear of the store.
+    store_news: Vec<Input>,
+    /// Whether the Node watch was alive at the last turn.
+    live: bool,
+    /// Calls without an outcome yet.
+    calls_out: usize,
     /// What a person must look at before this daemon may be called ready.
     alarms: Vec<String>,
 }
@@ -84,8 +92,9 @@ pub struct Plugins {
     pub directory: DirectoryHandle,
     /// Checkers without which the daemon is not ready.
     pub required: Vec<CheckerKey>,
-    /// The threshold of a checker that has no table of its own, if `[checkers.defaults]` sets one.
-    pub default_threshold: Option<Duration>,
+    /// Checkers that an operator or the build counts on: one of them that does not serve is unknown on every node.
+    /// A file that nobody counted on and that never served changes nothing.
+    pub expected: BTreeSet<CheckerKey>,
 }
 
 /// What is known of the Node watch (`lifecycle` 4.8).
@@ -103,15 +112,16 @@ impl Watch {
     fn heard(&mut self, now: Time) {
         self.open = true;
         self.heard_at = Some(now);
+        self.why.clear();
     }
 
     fn is_alive(&self, now: Time) -> bool {
         self.open && self.synced && self.heard_at.is_some_and(|at| now.since(at) < WATCH_ALIVE)
     }
 
-    /// When silence will have killed it.
-    fn dies_at(&self) -> Option<Time> {
-        self.heard_at.filter(|_| self.open).map(|at| at + WATCH_ALIVE)
+    /// When silence will kill it, if that is still ahead.
+    fn dies_at(&self, now: Time) -> Option<Time> {
+        self.heard_at.filter(|_| self.open).map(|at| at + WATCH_ALIVE).filter(|at| *at > now)
     }
 }
 
@@ -122,9 +132,7 @@ enum Event {
     Plugins(RegistryEvent),
     Outcome(AttemptId, Outcome),
     Store(bool),
-    Query(Query),
     Time,
-    Stop,
 }
 
 impl Loop {
@@ -135,54 +143,82 @@ impl Loop {
         fleet: Fleet,
         plugins: Plugins,
         metrics: Metrics,
-        identity: Identity,
         out: Outbox,
         alarms: Vec<String>,
     ) -> Self {
         let next_tick = clock.now() + fleet.policy().tick;
         let serving = BTreeMap::new();
         let watch = Watch::default();
-        Self { clock, fleet, serving, plugins, watch, metrics, identity, out, next_tick, store_writable: true, alarms }
+        Self {
+            clock,
+            fleet,
+            serving,
+            plugins,
+            watch,
+            metrics,
+            out,
+            next_tick,
+            store_writable: true,
+            store_news: Vec::new(),
+            live: false,
+            calls_out: 0,
+            alarms,
+        }
     }
 
     /// Runs until `stop` resolves, or everything that could still speak to it is gone.
     pub async fn run(mut self, mut inbox: Inbox, stop: impl Future<Output = ()>) {
         let mut stop = std::pin::pin!(stop);
         loop {
-            let wake = self.clock.instant(self.wake_at());
+            let wake = self.clock.instant(self.wake_at(self.clock.now()));
             let mut nodes = Vec::new();
             let mut judged = Vec::new();
+            let mut queries = Vec::new();
+            // What happened comes before the timer: a timer that lies in the past must not starve the news that
+            // would move it. Each turn looks whether a tick is due, so that ticks are not starved either.
             let event = tokio::select! {
                 biased;
-                () = &mut stop => Event::Stop,
-                Some(query) = inbox.queries.recv() => Event::Query(query),
+                () = &mut stop => break,
                 Some((attempt, outcome)) = inbox.outcomes.recv() => Event::Outcome(attempt, outcome),
                 Some(writable) = inbox.store.recv() => Event::Store(writable),
                 Some(event) = inbox.plugins.recv() => Event::Plugins(event),
-                () = tokio::time::sleep_until(wake) => Event::Time,
                 1.. = inbox.nodes.recv_many(&mut nodes, BATCH) => Event::Nodes(nodes),
                 1.. = inbox.judged.recv_many(&mut judged, BATCH) => Event::Judged(judged),
-                else => Event::Stop,
-            };
-            let now = self.clock.now();
-            match event {
-                Event::Stop => return,
-                Event::Query(query) => self.answer(query, now),
-                Event::Nodes(_)
-                | Event::Judged(_)
-                | Event::Plugins(_)
-                | Event::Outcome(..)
-                | Event::Store(_)
-                | Event::Time => {
-                    self.turn(event, now);
+                () = tokio::time::sleep_until(wake) => Event::Time,
+                1.. = inbox.queries.recv_many(&mut queries, BATCH) => {
+                    self.answer(queries);
+                    continue;
                 }
+            };
+            self.turn(event, self.clock.now());
+        }
+        self.finish(inbox.outcomes).await;
+    }
+
+    /// Nothing is granted any more; calls that are out may still say what came of them, for a while. What they
+    /// say, and all that waits for the disk, is stored before this returns.
+    async fn finish(mut self, mut outcomes: mpsc::Receiver<(AttemptId, Outcome)>) {
+        let deadline = tokio::time::Instant::now() + LAST_OUTCOMES;
+        while self.calls_out > 0
+            && let Ok(Some((attempt, outcome))) = tokio::time::timeout_at(deadline, outcomes.recv()).await
+        {
+            self.calls_out -= 1;
+            let inputs = vec![Input::Evidence { live: false }, Input::Outcome { attempt, outcome }];
+            let turn = self.fleet.turn(self.clock.now(), inputs);
+            self.tell(&turn.events);
+            let _intents: Vec<oneshot::Receiver<bool>> = self.store(turn.writes, 0);
+        }
+        if let Some(store) = self.out.store.take() {
+            let closed = tokio::task::spawn_blocking(move || store.close());
+            if closed.await.is_err() {
+                tracing::error!(event = "store_lost", "the store could not be closed");
             }
         }
     }
 
     /// The earliest moment at which something changes by itself.
-    fn wake_at(&self) -> Time {
-        [Some(self.next_tick), self.fleet.next_deadline(), self.watch.dies_at()]
+    fn wake_at(&self, now: Time) -> Time {
+        [Some(self.next_tick), self.fleet.next_deadline(), self.watch.dies_at(now)]
             .into_iter()
             .flatten()
             .min()
@@ -191,7 +227,13 @@ impl Loop {
 
     fn turn(&mut self, event: Event, now: Time) {
         let mut inputs = self.inputs(event, now);
-        inputs.push(Input::Evidence { live: self.watch.is_alive(now) });
+        let live = self.watch.is_alive(now);
+        if live != self.live {
+            self.live = live;
+            log::judgement(live, &self.watch.why);
+        }
+        inputs.push(Input::Evidence { live });
+        inputs.append(&mut self.store_news);
         if now >= self.next_tick {
             self.next_tick = now + self.fleet.policy().tick;
             inputs.push(Input::Tick);
@@ -205,13 +247,16 @@ impl Loop {
         match event {
             Event::Nodes(changes) => changes.into_iter().filter_map(|change| self.node_input(change, now)).collect(),
             Event::Judged(batches) => batches.into_iter().flatten().map(|done| self.judged_input(done)).collect(),
-            Event::Plugins(event) => self.plugin_input(event, now).into_iter().collect(),
-            Event::Outcome(attempt, outcome) => vec![Input::Outcome { attempt, outcome }],
+            Event::Plugins(event) => self.plugin_input(event).into_iter().collect(),
+            Event::Outcome(attempt, outcome) => {
+                self.calls_out = self.calls_out.saturating_sub(1);
+                vec![Input::Outcome { attempt, outcome }]
+            }
             Event::Store(writable) => {
                 self.store_writable = writable;
                 vec![Input::Store { writable }]
             }
-            Event::Time | Event::Query(_) | Event::Stop => Vec::new(),
+            Event::Time => Vec::new(),
         }
     }
 
@@ -249,7 +294,9 @@ impl Loop {
     }
 
     fn judged_input(&self, done: Finished) -> Input {
-        self.metrics.judged(&done);
+        if self.serving.contains_key(done.plugin.key()) {
+            self.metrics.judged(&done);
+        }
         log::check(&done);
         Input::Judged {
             check: done.id,
@@ -260,13 +307,12 @@ impl Loop {
         }
     }
 
-    fn plugin_input(&mut self, event: RegistryEvent, now: Time) -> Option<Input> {
+    fn plugin_input(&mut self, event: RegistryEvent) -> Option<Input> {
         log::plugin(&event);
         self.metrics.plugin(&event);
         match event {
             RegistryEvent::Serves { plugin, .. } => {
                 let key = plugin.key().clone();
-                self.apply_default_threshold(&key, now);
                 let checker = view::checker(&plugin);
                 self.serving.insert(key, plugin);
                 Some(Input::CheckerServes(checker))
@@ -279,8 +325,7 @@ impl Loop {
                 self.serving.remove(&name);
                 Some(Input::CheckerRemoved(name))
             }
-            // A checker that should serve and never did takes part, as unknown.
-            RegistryEvent::Refused { name, still_serving: false, .. } => {
+            RegistryEvent::Refused { name, still_serving: false, .. } if self.plugins.expected.contains(&name) => {
                 self.serving.remove(&name);
                 Some(Input::CheckerStopped(name))
             }
@@ -291,22 +336,20 @@ impl Loop {
         }
     }
 
-    fn apply_default_threshold(&mut self, key: &CheckerKey, now: Time) {
-        let policy = self.fleet.policy();
-        if let Some(threshold) = self.plugins.default_threshold
-            && !policy.thresholds.contains_key(key)
-        {
-            let mut policy = policy.clone();
-            policy.thresholds.insert(key.clone(), threshold);
-            self.fleet.set_policy(policy, now);
+    /// Logs and counts what happened.
+    fn tell(&self, events: &[apgar_core::event::Event]) {
+        for event in events {
+            log::write(event);
+            // A node that is gone keeps no series, also if a call for it ends later.
+            let counted = event.node().is_none_or(|node| self.fleet.node(node.as_str()).is_some());
+            if counted || matches!(event, apgar_core::event::Event::NodeGone { .. }) {
+                self.metrics.count(event);
+            }
         }
     }
 
     fn carry_out(&mut self, turn: Turn) {
-        for event in &turn.events {
-            log::write(event, &self.identity);
-            self.metrics.count(event);
-        }
+        self.tell(&turn.events);
         let intents = self.store(turn.writes, turn.decisions.len());
         for (decision, stored) in turn.decisions.into_iter().zip(intents) {
             self.call(decision, stored);
@@ -322,23 +365,28 @@ impl Loop {
         };
         let anything = !writes.is_empty() || calls > 0;
         if anything && !store.write(writes, acknowledge) {
-            self.metrics.reconcile_error(ReconcileError::Store);
-            tracing::error!(event = "store_full", "the store takes no more: the disk is too slow");
+            self.store_died();
         }
         stored
     }
 
     /// What could not be written is tried again each tick; the store says when that succeeds.
     fn retry_store(&mut self) {
-        if let Some(store) = &self.out.store
-            && !self.store_writable
-            && !store.write(Vec::new(), Vec::new())
-        {
-            self.metrics.reconcile_error(ReconcileError::Store);
+        let wanted = self.out.store.as_ref().filter(|_| !self.store_writable);
+        if wanted.is_some_and(|store| !store.write(Vec::new(), Vec::new())) {
+            self.store_died();
         }
     }
 
-    fn call(&self, decision: Decision, stored: oneshot::Receiver<bool>) {
+    fn store_died(&mut self) {
+        self.store_news.push(Input::Store { writable: false });
+        self.store_writable = false;
+        self.metrics.reconcile_error(ReconcileError::Store);
+        tracing::error!(event = "store_died", "the store's thread has died; nothing is decided any more");
+    }
+
+    fn call(&mut self, decision: Decision, stored: oneshot::Receiver<bool>) {
+        self.calls_out += 1;
         let actor = self.out.actor.clone();
         let because: Vec<_> = decision.because.iter().filter_map(|key| self.serving.get(key).cloned()).collect();
         let outcomes = self.out.outcomes.clone();
@@ -365,16 +413,25 @@ impl Loop {
         }
     }
 
-    fn answer(&mut self, query: Query, now: Time) {
-        // Whoever asked may have gone away.
-        let _gone: Result<(), ()> = match query {
-            Query::Metrics(reply) => reply.send(self.metrics.render(&self.fleet, &self.plugins.registry)).map_err(drop),
-            Query::Readiness(reply) => reply.send(self.unready(now)).map_err(drop),
-            Query::Nodes(reply) => reply.send(view::nodes(&self.fleet)).map_err(drop),
-            Query::Phases(reply) => reply.send(view::phases(&self.fleet)).map_err(drop),
-            Query::Explain(name, reply) => reply.send(self.explain(&name, now)).map_err(drop),
-            Query::Plugins(reply) => reply.send(view::plugins(&self.plugins)).map_err(drop),
-        };
+    fn answer(&self, queries: Vec<Query>) {
+        let now = self.clock.now();
+        // A scrape reads the whole fleet: one rendering serves all who wait.
+        let mut metrics = None;
+        for query in queries {
+            // Whoever asked may have gone away.
+            let _gone: Result<(), ()> = match query {
+                Query::Metrics(reply) => {
+                    let text = metrics
+                        .get_or_insert_with(|| self.metrics.render(&self.fleet, &self.plugins.registry, self.live));
+                    reply.send(text.clone()).map_err(drop)
+                }
+                Query::Readiness(reply) => reply.send(self.unready(now)).map_err(drop),
+                Query::Nodes(reply) => reply.send(view::nodes(&self.fleet)).map_err(drop),
+                Query::Phases(reply) => reply.send(view::phases(&self.fleet)).map_err(drop),
+                Query::Explain(name, reply) => reply.send(self.explain(&name, now)).map_err(drop),
+                Query::Plugins(reply) => reply.send(view::plugins(&self.plugins)).map_err(drop),
+            };
+        }
     }
 
     fn explain(&self, name: &str, now: Time) -> Option<Value> {
@@ -403,4 +460,35 @@ impl Loop {
 
 fn because(why: &str) -> String {
     if why.is_empty() { String::new() } else { format!(": {why}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const T0: Time = Time::from_unix_ms(1_700_000_000_000);
+
+    fn heard() -> Watch {
+        let mut watch = Watch { synced: true, ..Watch::default() };
+        watch.heard(T0);
+        watch
+    }
+
+    #[test]
+    fn a_watch_is_alive_until_it_was_silent_for_watch_alive() {
+        let watch = heard();
+        assert!(watch.is_alive(T0 + WATCH_ALIVE - Duration::from_millis(1)));
+        assert!(!watch.is_alive(T0 + WATCH_ALIVE));
+        assert!(!Watch { synced: false, ..heard() }.is_alive(T0));
+        assert!(!Watch { open: false, ..heard() }.is_alive(T0));
+    }
+
+    /// A process that was stopped for longer finds its deadline in the past: it must not wake for it again and again.
+    #[test]
+    fn a_death_that_is_over_wakes_nobody() {
+        let watch = heard();
+        assert_eq!(watch.dies_at(T0), Some(T0 + WATCH_ALIVE));
+        assert_eq!(watch.dies_at(T0 + WATCH_ALIVE), None);
+        assert_eq!(watch.dies_at(T0 + 10 * WATCH_ALIVE), None);
+    }
 }

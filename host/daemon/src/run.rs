@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use apgar_core::decision::Mode;
 use apgar_core::fleet::Fleet;
 use apgar_core::verdict::CheckerKey;
@@ -13,7 +13,6 @@ use apgar_engine::Compile;
 use kube::{Api, Client};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 
 use crate::cli::DaemonArgs;
 use crate::clock::Clock;
@@ -22,15 +21,16 @@ use crate::executor::civo::CivoSettings;
 use crate::executor::{Civo, Executor};
 use crate::http::{self, Asker};
 use crate::last_look::Actor;
-use crate::log::{self, Identity};
+use crate::log;
 use crate::metrics::Metrics;
 use crate::plugins::{self, Cache};
 use crate::reconcile::{Inbox, Loop, Outbox, Plugins};
 use crate::store::{Loaded, Records, Store, Writer};
-use crate::{informer, kubernetes, settings, task};
+use crate::task::Tasks;
+use crate::{informer, kubernetes, settings};
 
 /// How long what is under way may take to end after SIGTERM: the whole stop stays below 5 s.
-const STOP_LIMIT: Duration = Duration::from_secs(2);
+const STOP_LIMIT: Duration = Duration::from_millis(2500);
 
 /// Messages that may wait for the loop, of each kind. A full channel slows its sender down, it loses nothing:
 /// the informer then reads the watch later.
@@ -45,8 +45,8 @@ pub struct Daemon {
     pub metrics: SocketAddr,
     /// Where the API is.
     pub api: SocketAddr,
-    running: JoinHandle<()>,
-    servers: tokio::task::JoinSet<std::io::Result<()>>,
+    tasks: Tasks,
+    finished: tokio::sync::oneshot::Receiver<()>,
     stop: tokio::sync::oneshot::Sender<()>,
 }
 
@@ -77,7 +77,7 @@ impl Listeners {
 /// When the daemon cannot start, or one of its servers dies.
 pub(crate) fn main(args: &DaemonArgs) -> anyhow::Result<ExitCode> {
     let (settings, warnings) = settings::load(args.config.as_deref(), args.flags())?;
-    log::start(&settings.log);
+    log::start(&settings);
     for warning in &warnings {
         tracing::warn!(event = "configuration", about = warning.about, "{}", warning.message);
     }
@@ -87,13 +87,13 @@ pub(crate) fn main(args: &DaemonArgs) -> anyhow::Result<ExitCode> {
         let client = kubernetes::client(kubernetes::config(&settings.kubeconfig).await?)?;
         let mut daemon = Daemon::start(&settings, client, listeners, plugins::compile_in_child()?).await?;
         tokio::select! {
-            ended = daemon.server_ended() => return Err(ended),
+            why = daemon.ended() => bail!("{why}"),
             signal = signal() => tracing::info!(event = "stopping", signal = signal?, "stopping"),
         }
         daemon.stop().await;
         Ok(ExitCode::SUCCESS)
     });
-    runtime.shutdown_timeout(STOP_LIMIT);
+    runtime.shutdown_timeout(Duration::from_secs(1));
     ended
 }
 
@@ -121,15 +121,15 @@ impl Daemon {
     ) -> anyhow::Result<Self> {
         kubernetes::install_crypto();
         let clock = Clock::start();
-        let identity = Identity::of(settings);
         let mut alarms = Vec::new();
         let mut policy = settings.policy.clone();
         let (store, records) = open_store(settings, clock, &mut policy.mode, &mut alarms)?;
+        let executor = executor(settings)?;
         tracing::info!(
             event = "started",
             version = env!("CARGO_PKG_VERSION"),
             mode = policy.mode.as_str(),
-            executor = executor_name(settings),
+            executor = executor.kind(),
             records = records.len(),
             "apgar starts"
         );
@@ -143,29 +143,31 @@ impl Daemon {
         let (nodes_in, nodes) = mpsc::channel(WAITING);
         let (store_in, store_changes) = mpsc::channel(WAITING);
         let writer = store.map(|store| Writer::start(store, store_in)).transpose().context("the store's thread")?;
+        let mut tasks = Tasks::default();
         let (plugins_in, plugin_events) = mpsc::channel(WAITING);
-        let (registry, directory, loaded) = plugins::start(settings, &engine, clock, plugins_in);
-        let plugins = Plugins {
-            registry,
-            directory,
-            required: required(settings),
-            default_threshold: settings.checkers.defaults.threshold,
-        };
+        let (registry, directory, loaded) = plugins::start(settings, &engine, clock, plugins_in, &mut tasks);
+        let plugins =
+            Plugins { registry, directory, required: required(settings), expected: plugins::expected(settings) };
 
-        let actor = Actor { api: Api::all(client.clone()), engine: engine.clone(), executor: executor(settings)? };
+        let actor = Actor { api: Api::all(client.clone()), engine: engine.clone(), executor };
         let out = Outbox { engine, judged: judged_in, actor: Arc::new(actor), outcomes: outcomes_in, store: writer };
         let metrics = Metrics::new(settings)?;
-        let the_loop = Loop::new(clock, fleet, plugins, metrics, identity, out, alarms);
+        let the_loop = Loop::new(clock, fleet, plugins, metrics, out, alarms);
         let inbox = Inbox { nodes, judged, plugins: plugin_events, outcomes, store: store_changes, queries };
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let stopped = async move {
             // A sender that is gone is a daemon that was dropped: stop as well.
             let _dropped: Result<(), _> = stopped.await;
         };
-        let running = task::spawn("loop", the_loop.run(inbox, stopped));
+        let (finished_in, finished) = tokio::sync::oneshot::channel();
+        tasks.spawn("loop", async move {
+            the_loop.run(inbox, stopped).await;
+            // Nobody waits if the daemon was dropped.
+            let _dropped: Result<(), ()> = finished_in.send(());
+        });
 
         let selector = settings.nodes.label_selector();
-        task::spawn("informer", async move {
+        tasks.spawn("informer", async move {
             // Nodes are first evaluated when every checker that can serve does: so checkers come first.
             // An error says that the registry's task died, which is logged; nodes are then unknown everywhere.
             let _registry_died: Result<(), _> = loaded.await;
@@ -173,31 +175,28 @@ impl Daemon {
         });
 
         let asker = Asker(queries_in);
-        let mut servers = tokio::task::JoinSet::new();
         let (metrics, api) = (listeners.metrics.local_addr()?, listeners.api.local_addr()?);
-        servers.spawn(http::serve_metrics(listeners.metrics, asker.clone()));
-        servers.spawn(http::serve_api(listeners.api, asker.clone()));
+        tasks.spawn("metrics server", http::serve_metrics(listeners.metrics, asker.clone()));
+        tasks.spawn("API server", http::serve_api(listeners.api, asker.clone()));
         tracing::info!(event = "listening", %metrics, %api, "metrics and API");
-        Ok(Self { asker, metrics, api, running, servers, stop })
+        Ok(Self { asker, metrics, api, tasks, finished, stop })
     }
 
-    /// Resolves when a server died, with the reason: without metrics the daemon is blind to its operator.
-    pub async fn server_ended(&mut self) -> anyhow::Error {
-        match self.servers.join_next().await {
-            Some(Ok(Err(error))) => anyhow::Error::new(error).context("a listener died"),
-            Some(Ok(Ok(()))) | None => anyhow::anyhow!("a listener ended"),
-            Some(Err(error)) => anyhow::Error::new(error).context("a server's task died"),
-        }
+    /// Resolves when a part of the daemon ended, with the reason: a process without its loop, informer or metrics
+    /// only looks alive, and whoever supervises it must hear of that.
+    pub async fn ended(&mut self) -> String {
+        self.tasks.ended().await
     }
 
-    /// Stops the loop, so that nothing is decided any more, and waits for what is under way.
+    /// Stops the loop, so that nothing is decided any more, waits a moment for calls that are out, and writes what
+    /// waits for the disk.
     pub async fn stop(mut self) {
         // The loop may have ended by itself.
         let _ended: Result<(), ()> = self.stop.send(());
-        if tokio::time::timeout(STOP_LIMIT, &mut self.running).await.is_err() {
+        if tokio::time::timeout(STOP_LIMIT, &mut self.finished).await.is_err() {
             tracing::warn!(event = "stop_timeout", "the loop did not end in time");
         }
-        self.servers.shutdown().await;
+        self.tasks.shutdown().await;
     }
 }
 
@@ -228,7 +227,7 @@ fn open_store(
     }
     if let Some(aside) = set_aside {
         let alarm = format!(
-            "the journal was damaged and is set aside as {}: monitor-only until the next start",
+            "a damaged journal is set aside as {}: monitor-only until a person has moved it away and started again",
             aside.display()
         );
         tracing::error!(event = "store_damaged", "{alarm}");
@@ -253,12 +252,5 @@ fn executor(settings: &Settings) -> anyhow::Result<Executor> {
             region: &civo.region,
         })?)),
         (ExecutorKind::Observe, _) | (ExecutorKind::Civo, Mode::Monitor) => Ok(Executor::Observe),
-    }
-}
-
-fn executor_name(settings: &Settings) -> &'static str {
-    match settings.executor.kind {
-        ExecutorKind::Civo => "civo",
-        ExecutorKind::Observe => "observe",
     }
 }

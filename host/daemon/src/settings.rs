@@ -14,25 +14,30 @@ pub const DEFAULT_FILE: &str = "/etc/apgar/apgar.toml";
 /// # Errors
 /// When the named file cannot be read, or with everything that is wrong in the sources.
 pub fn load(file: Option<&Path>, flags: Flags) -> anyhow::Result<(Settings, Vec<Warning>)> {
-    let file = match file {
-        Some(path) => Some(read(path)?),
-        None if Path::new(DEFAULT_FILE).exists() => Some(read(Path::new(DEFAULT_FILE))?),
-        None => None,
-    };
+    let file = find(file)?;
     let text = |value: std::ffi::OsString| value.to_string_lossy().into_owned();
     let env = std::env::vars_os().map(|(name, value)| (text(name), text(value))).collect();
     Ok(config::load(Sources { file, env, flags })?)
 }
 
-/// The settings of a command that judges nodes by itself: the file alone, so that an agent's environment on
-/// the same machine has no say in it.
+/// The settings of a command that judges by itself: the file alone, named or at its default place, so that it
+/// says what the daemon on this machine would say of a checker, but an agent's environment has no part in it.
 ///
 /// # Errors
 /// As [`load`].
 pub fn for_command(file: Option<&Path>) -> anyhow::Result<Settings> {
-    let file = file.map(read).transpose()?;
+    let file = find(file)?;
     let (settings, _) = config::load(Sources { file, ..Sources::default() })?;
     Ok(settings)
+}
+
+/// The named file, else the one at the default place, if it is there.
+fn find(file: Option<&Path>) -> anyhow::Result<Option<(PathBuf, String)>> {
+    match file {
+        Some(path) => read(path).map(Some),
+        None if Path::new(DEFAULT_FILE).exists() => read(Path::new(DEFAULT_FILE)).map(Some),
+        None => Ok(None),
+    }
 }
 
 fn read(path: &Path) -> anyhow::Result<(PathBuf, String)> {

@@ -2,9 +2,11 @@
 //! directory; the last line of a node counts. Written and synced before the call it protects (`gate` 8).
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 
 use apgar_core::node::NodeName;
 use apgar_core::recovery::Record;
@@ -14,6 +16,9 @@ use tokio::sync::{mpsc, oneshot};
 
 /// The journal's file name in the state directory.
 const JOURNAL: &str = "nodes.journal";
+
+/// What a damaged journal is called, before the moment at which it was set aside.
+const DAMAGED: &str = "nodes.journal.damaged-";
 
 /// Superseded lines that are tolerated beyond four per live record, before the journal is written anew: few
 /// enough to read at start in a blink, many enough that rewriting stays rare.
@@ -45,8 +50,8 @@ pub struct Loaded {
     pub records: Records,
     /// The last line was cut short, as by a crash while writing it; it was dropped.
     pub torn_tail: bool,
-    /// The journal was damaged; it was set aside here and nothing of it is used. The daemon must not act
-    /// until a person has looked (`gate` G-48).
+    /// A journal was damaged and is set aside here; nothing of it is used. The daemon must not act until a person
+    /// has moved it away (`gate` G-48).
     pub set_aside: Option<PathBuf>,
 }
 
@@ -65,7 +70,7 @@ pub enum StoreError {
         source: io::Error,
     },
     /// Another process holds the journal.
-    #[error("state directory {dir} is in use by another apgar; give this one its own by --state-dir")]
+    #[error("state directory {dir} is in use by another apgar; give this one its own by --store-dir")]
     InUse {
         /// The state directory.
         dir: PathBuf,
@@ -89,8 +94,10 @@ impl Store {
         std::fs::create_dir_all(dir).map_err(unusable("cannot be created"))?;
         let lock = OpenOptions::new().create(true).append(true).open(dir.join("lock"));
         let lock = lock.map_err(unusable("cannot be written"))?;
-        if lock.try_lock().is_err() {
-            return Err(StoreError::InUse { dir: dir.to_owned() });
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(StoreError::InUse { dir: dir.to_owned() }),
+            Err(TryLockError::Error(error)) => return Err(unusable("cannot be locked")(error)),
         }
         let path = dir.join(JOURNAL);
         let bytes = match std::fs::read(&path) {
@@ -111,11 +118,12 @@ impl Store {
                 }
             }
             Err(Damaged) => {
-                let aside = dir.join(format!("{JOURNAL}.damaged-{}", now.unix_ms()));
+                let aside = dir.join(format!("{DAMAGED}{}", now.unix_ms()));
                 std::fs::rename(&path, &aside).map_err(unusable("damaged journal cannot be set aside"))?;
-                loaded.set_aside = Some(aside);
             }
         }
+        // Also one from an earlier start: a restart by itself is nobody's look at it.
+        loaded.set_aside = set_aside(dir).map_err(unusable("cannot be listed"))?;
         let (records, live): (Vec<_>, BTreeMap<_, _>) =
             live.into_iter().map(|(node, (record, text))| ((node.clone(), record), (node, text))).unzip();
         loaded.records = records;
@@ -157,20 +165,46 @@ impl Store {
 }
 
 /// The store on a thread of its own: syncing a disk takes as long as it takes, and the loop never waits for it.
+/// What waits is kept by node, so it is never more than the fleet.
 #[derive(Debug)]
 pub struct Writer {
-    batches: std::sync::mpsc::SyncSender<Batch>,
+    shared: Arc<Shared>,
+    thread: JoinHandle<()>,
 }
 
 #[derive(Debug, Default)]
-struct Batch {
-    writes: Writes,
-    acknowledge: Vec<oneshot::Sender<bool>>,
+struct Shared {
+    waiting: Mutex<Waiting>,
+    changed: Condvar,
 }
 
-/// Batches that may wait for the disk: at one a turn, a disk that stalls for minutes. Past it a batch is
-/// refused, and whoever waits for it does not act.
-const BATCHES_WAITING: usize = 1024;
+#[derive(Debug, Default)]
+struct Waiting {
+    writes: BTreeMap<NodeName, Option<Box<Record>>>,
+    acknowledge: Vec<oneshot::Sender<bool>>,
+    /// Somebody asked, also if only to try again what failed.
+    asked: bool,
+    closed: bool,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for something to do; `None` once closed and empty.
+    fn next(&self) -> Option<Waiting> {
+        let mut waiting = self.lock();
+        while !waiting.asked && !waiting.closed {
+            waiting = self.changed.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+        }
+        if !waiting.asked {
+            return None;
+        }
+        let closed = waiting.closed;
+        Some(std::mem::replace(&mut *waiting, Waiting { closed, ..Waiting::default() }))
+    }
+}
 
 impl Writer {
     /// Starts the thread. `writable` is told each time that changes.
@@ -178,12 +212,12 @@ impl Writer {
     /// # Errors
     /// When no thread can be started.
     pub fn start(mut store: Store, writable: mpsc::Sender<bool>) -> io::Result<Self> {
-        let (batches, incoming) = std::sync::mpsc::sync_channel::<Batch>(BATCHES_WAITING);
-        std::thread::Builder::new().name("store".to_owned()).spawn(move || {
-            // The newest of each node: what waits for a broken disk must not grow without end.
+        let shared = Arc::new(Shared::default());
+        let inside = Arc::clone(&shared);
+        let thread = std::thread::Builder::new().name("store".to_owned()).spawn(move || {
             let mut unwritten = BTreeMap::new();
             let mut was_writable = true;
-            for batch in incoming {
+            while let Some(batch) = inside.next() {
                 unwritten.extend(batch.writes);
                 let result = store.append(&unwritten);
                 let is_writable = result.is_ok();
@@ -195,20 +229,36 @@ impl Writer {
                     // Nobody waits any more for a call that was given up.
                     let _given_up: Result<(), bool> = waiting.send(is_writable);
                 }
-                if is_writable != was_writable && writable.blocking_send(is_writable).is_err() {
-                    return;
+                if is_writable != was_writable {
+                    // The loop is gone only when the process stops; what is left is written all the same.
+                    let _stopping: Result<(), _> = writable.blocking_send(is_writable);
                 }
                 was_writable = is_writable;
             }
         })?;
-        Ok(Self { batches })
+        Ok(Self { shared, thread })
     }
 
-    /// Hands over what is to be stored; each of `acknowledge` hears whether it is on disk. An empty batch tries
-    /// again what could not be written. False if it could not be taken.
+    /// Hands over what is to be stored; each of `acknowledge` hears whether it is on disk. Without anything it
+    /// tries again what could not be written. False if the thread has died.
     #[must_use]
     pub fn write(&self, writes: Writes, acknowledge: Vec<oneshot::Sender<bool>>) -> bool {
-        self.batches.try_send(Batch { writes, acknowledge }).is_ok()
+        let mut waiting = self.shared.lock();
+        waiting.writes.extend(writes);
+        waiting.acknowledge.extend(acknowledge);
+        waiting.asked = true;
+        drop(waiting);
+        self.shared.changed.notify_one();
+        !self.thread.is_finished()
+    }
+
+    /// Writes what still waits, and ends the thread.
+    pub fn close(self) {
+        self.shared.lock().closed = true;
+        self.shared.changed.notify_one();
+        if self.thread.join().is_err() {
+            tracing::error!(event = "store_panicked", "the store's thread panicked; this is a bug");
+        }
     }
 }
 
@@ -232,8 +282,16 @@ fn seal(line: &Line) -> io::Result<String> {
     Ok(format!("{:08x} {json}\n", crc32fast::hash(json.as_bytes())))
 }
 
-/// A line before the last is not what was written.
+/// Something in the journal is not what was written, or not what this version can read.
 struct Damaged;
+
+/// The latest journal that was set aside.
+fn set_aside(dir: &Path) -> io::Result<Option<PathBuf>> {
+    let names: Vec<String> = std::fs::read_dir(dir)?
+        .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+        .collect::<io::Result<_>>()?;
+    Ok(names.into_iter().filter(|name| name.starts_with(DAMAGED)).max().map(|name| dir.join(name)))
+}
 
 /// The lines with their text, and whether the last one was cut short.
 fn read(bytes: &[u8]) -> Result<(Vec<(Line, String)>, bool), Damaged> {
@@ -243,9 +301,12 @@ fn read(bytes: &[u8]) -> Result<(Vec<(Line, String)>, bool), Damaged> {
         let Some(end) = rest.iter().position(|byte| *byte == b'\n') else {
             return Ok((lines, true));
         };
-        let (line, after) = rest.split_at(end + 1);
-        match unseal(line) {
-            Some(read) => lines.push(read),
+        let (raw, after) = rest.split_at(end + 1);
+        match unseal(raw) {
+            Some(json) => {
+                let line: Line = serde_json::from_str(json).map_err(|_| Damaged)?;
+                lines.push((line, String::from_utf8_lossy(raw).into_owned()));
+            }
             None if after.is_empty() => return Ok((lines, true)),
             None => return Err(Damaged),
         }
@@ -254,14 +315,11 @@ fn read(bytes: &[u8]) -> Result<(Vec<(Line, String)>, bool), Damaged> {
     Ok((lines, false))
 }
 
-fn unseal(line: &[u8]) -> Option<(Line, String)> {
+/// The content of a line whose checksum is right.
+fn unseal(line: &[u8]) -> Option<&str> {
     let text = std::str::from_utf8(line).ok()?;
     let (sum, json) = text.strip_suffix('\n')?.split_once(' ')?;
-    let sum = u32::from_str_radix(sum, 16).ok()?;
-    if sum != crc32fast::hash(json.as_bytes()) {
-        return None;
-    }
-    Some((serde_json::from_str(json).ok()?, text.to_owned()))
+    (u32::from_str_radix(sum, 16).ok()? == crc32fast::hash(json.as_bytes())).then_some(json)
 }
 
 #[cfg(test)]
@@ -335,9 +393,30 @@ mod tests {
         let mut bytes = std::fs::read(&path).unwrap();
         bytes[20] ^= 1;
         std::fs::write(&path, &bytes).unwrap();
-        let (_store, loaded) = open(dir.path());
+        let (store, loaded) = open(dir.path());
         assert!(loaded.records.is_empty());
-        assert_eq!(std::fs::read(loaded.set_aside.unwrap()).unwrap(), bytes);
+        let aside = loaded.set_aside.unwrap();
+        assert_eq!(std::fs::read(&aside).unwrap(), bytes);
+        // A restart does not forget it; a person who moves it away does.
+        drop(store);
+        let (again, loaded) = open(dir.path());
+        assert_eq!(loaded.set_aside.as_deref(), Some(aside.as_path()));
+        drop(again);
+        std::fs::remove_file(aside).unwrap();
+        assert!(open(dir.path()).1.set_aside.is_none());
+    }
+
+    #[test]
+    fn what_waits_is_written_before_the_thread_ends() {
+        let dir = tempfile::tempdir().unwrap();
+        let (changes, _unused) = mpsc::channel(1);
+        let writer = Writer::start(open(dir.path()).0, changes).unwrap();
+        let (acknowledge, stored) = oneshot::channel();
+        assert!(writer.write(vec![record("a")], vec![acknowledge]));
+        assert!(writer.write(vec![record("b")], Vec::new()));
+        writer.close();
+        assert!(stored.blocking_recv().unwrap());
+        assert_eq!(open(dir.path()).1.records.len(), 2);
     }
 
     #[test]

@@ -17,7 +17,7 @@ const THRESHOLD_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 #[must_use]
 pub fn threshold(policy: &Policy, key: &CheckerKey, verdict: &Verdict) -> Option<Duration> {
     let said = verdict.judgement().map(|judgement| judgement.threshold);
-    let wanted = policy.thresholds.get(key).copied().or(said)?;
+    let wanted = policy.thresholds.get(key).copied().or(policy.default_threshold).or(said)?;
     Some(wanted.min(THRESHOLD_MAX).max(policy.tick))
 }
 

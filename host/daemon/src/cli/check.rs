@@ -22,7 +22,7 @@ use crate::plugins::{self, Cache};
     kubectl get nodes -o json | apgar check -\n  \
     apgar check node-1.yaml node-2.yaml --plugin my-check.wasm\n  \
     apgar check --kubeconfig ~/.kube/config --output json\n\n\
-    Exit codes: 0 all pass; 1 a checker fails or cannot tell; 2 usage, or input that cannot be read.")]
+    Exit codes: 0 all pass; 1 a checker fails or cannot tell; 2 usage, or input that cannot be read or has no node.")]
 pub(crate) struct CheckArgs {
     /// Files with Node objects (YAML or JSON; one object, a List or a stream); `-` is standard input
     #[arg(value_name = "FILE")]
@@ -55,11 +55,8 @@ pub(crate) fn main(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Runtime::new()?;
     let rows = runtime.block_on(rows(args)).context(Usage)?;
     match args.output {
-        Output::Json => {
-            serde_json::to_writer_pretty(std::io::stdout().lock(), &rows)?;
-            println!();
-        }
-        Output::Table => print(&rows),
+        Output::Json => super::print(&serde_json::to_string_pretty(&rows)?)?,
+        Output::Table => super::print(&render(&rows))?,
     }
     Ok(if rows.iter().all(|row| row.verdict == "pass") { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
@@ -124,6 +121,8 @@ async fn nodes(args: &CheckArgs) -> anyhow::Result<Vec<Arc<Node>>> {
         objects
     };
     let mut strings = Interner::default();
+    // No node is no good news: a selector with a typo looks just like this.
+    anyhow::ensure!(!objects.is_empty(), "no nodes in what was given");
     let decoded = objects.iter().enumerate().map(|(index, object)| {
         let node = decode(object, &mut strings);
         node.map(Arc::new).with_context(|| format!("object {}: metadata.name is missing", index + 1))
@@ -131,11 +130,7 @@ async fn nodes(args: &CheckArgs) -> anyhow::Result<Vec<Arc<Node>>> {
     decoded.collect()
 }
 
-fn print(rows: &[Row]) {
-    if rows.is_empty() {
-        println!("No nodes.");
-        return;
-    }
+fn render(rows: &[Row]) -> String {
     let mut table = table::table(&["NODE", "CHECKER", "VERDICT", "REASON", "THRESHOLD"]);
     for row in rows {
         let threshold = row.threshold_seconds.map(|s| table::span(std::time::Duration::from_secs_f64(s)));
@@ -147,7 +142,6 @@ fn print(rows: &[Row]) {
             threshold.unwrap_or_else(|| "-".to_owned()).into(),
         ]);
     }
-    println!("{table}");
     let count = |verdict| rows.iter().filter(|row| row.verdict == verdict).count();
-    println!("\n{} pass, {} fail, {} unknown", count("pass"), count("fail"), count("unknown"));
+    format!("{table}\n\n{} pass, {} fail, {} unknown", count("pass"), count("fail"), count("unknown"))
 }

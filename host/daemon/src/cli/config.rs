@@ -33,10 +33,13 @@ pub(crate) fn main(command: ConfigCommand) -> anyhow::Result<ExitCode> {
             for warning in &warnings {
                 eprintln!("warning: {warning}");
             }
-            println!("The configuration is valid{}.", if warnings.is_empty() { "" } else { ", with warnings" });
+            super::print(&format!(
+                "The configuration is valid{}.",
+                if warnings.is_empty() { "" } else { ", with warnings" }
+            ))?;
         }
         ConfigCommand::Show(args) => show(&args)?,
-        ConfigCommand::Schema => println!("{:#}", crate::config::schema()),
+        ConfigCommand::Schema => super::print(&format!("{:#}", crate::config::schema()))?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -53,14 +56,14 @@ fn show(args: &ShowArgs) -> anyhow::Result<()> {
                 .iter()
                 .map(|shown| json!({"key": shown.key, "value": shown.value, "source": shown.source.to_string()}))
                 .collect();
-            println!("{:#}", json!(all));
+            super::print(&format!("{:#}", json!(all)))?;
         }
         Output::Table => {
             let mut table = table::table(&["KEY", "VALUE", "SOURCE"]);
             for shown in settings.show() {
                 table.add_row([&shown.key, &shown.value, &shown.source.to_string()]);
             }
-            println!("{table}");
+            super::print(&table.to_string())?;
         }
     }
     Ok(())

@@ -69,7 +69,7 @@ async fn demo(args: &DemoArgs) -> anyhow::Result<bool> {
 
     let settings = settings(home.path(), &plugin_dir, &kubeconfig, &cloud)?;
     if args.log {
-        crate::log::start(&settings.log);
+        crate::log::start(&settings);
     }
     let listeners = Listeners::bind(&settings).await?;
     let client = kubernetes::client(kubernetes::config(&settings.kubeconfig).await?)?;

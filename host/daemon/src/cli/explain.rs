@@ -1,7 +1,6 @@
 //! `apgar explain`: asks a running daemon why a node was, or was not, repaired.
 
 use std::fmt::Write;
-use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -18,7 +17,7 @@ pub(crate) struct ExplainArgs {
     node: String,
     /// Where the daemon's API listens
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9626")]
-    api: SocketAddr,
+    api: String,
     /// How to print
     #[arg(long, short, value_enum, default_value_t)]
     output: Output,
@@ -35,8 +34,8 @@ pub(crate) fn main(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
         bail!("{}; {}", text("/error/message"), text("/error/hint"));
     }
     match args.output {
-        Output::Json => println!("{answer:#}"),
-        Output::Table => print!("{}", render(&answer)),
+        Output::Json => super::print(&format!("{answer:#}"))?,
+        Output::Table => super::print(render(&answer).trim_end())?,
     }
     Ok(ExitCode::SUCCESS)
 }

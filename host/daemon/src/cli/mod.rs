@@ -8,9 +8,11 @@ mod input;
 mod plugin;
 mod table;
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::config::Flags;
@@ -130,8 +132,9 @@ pub fn main() -> ExitCode {
         Command::Config(command) => config::main(command),
         Command::Plugin(command) => plugin::main(command),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "apgar", &mut std::io::stdout());
-            Ok(ExitCode::SUCCESS)
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "apgar", &mut script);
+            print(String::from_utf8_lossy(&script).trim_end()).map(|()| ExitCode::SUCCESS)
         }
         Command::CompileWorker { args } => return apgar_engine::compile_worker_main(args),
     };
@@ -139,6 +142,15 @@ pub fn main() -> ExitCode {
         eprintln!("error: {error:#}");
         ExitCode::from(error.downcast_ref::<Usage>().map_or(1, |_| 2))
     })
+}
+
+/// Writes to standard output. A reader that has seen enough, as `head` has, is the end and no error.
+pub(crate) fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("standard output"),
+    }
 }
 
 /// Marks an error as the caller's: exit code 2.

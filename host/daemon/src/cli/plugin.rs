@@ -62,7 +62,7 @@ pub(crate) fn main(command: PluginCommand) -> anyhow::Result<ExitCode> {
         "takesSettings": plugin.takes_settings(),
     });
     match args.output {
-        Output::Json => println!("{facts:#}"),
+        Output::Json => super::print(&format!("{facts:#}"))?,
         Output::Table => {
             let mut table = table::table(&["FIELD", "VALUE"]);
             for (field, value) in facts.as_object().into_iter().flatten() {
@@ -76,8 +76,7 @@ pub(crate) fn main(command: PluginCommand) -> anyhow::Result<ExitCode> {
                 };
                 table.add_row([field.as_str(), &value]);
             }
-            println!("{table}");
-            println!("\n{}", purity(plugin.pure()));
+            super::print(&format!("{table}\n\n{}", purity(plugin.pure())))?;
         }
     }
     Ok(ExitCode::SUCCESS)

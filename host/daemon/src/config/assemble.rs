@@ -35,6 +35,7 @@ pub(super) fn settings(resolver: &mut Resolver<'_>) -> Settings {
     let log = Log { format: resolver.get(&keys::LOG_FORMAT).value, level: resolver.get(&keys::LOG_LEVEL).value };
     let checkers = checkers(resolver);
     let thresholds = checkers.named.iter().filter_map(|(name, checker)| Some((name.as_str(), checker.threshold?)));
+    policy.default_threshold = checkers.defaults.threshold;
     policy.thresholds = thresholds.map(|(name, threshold)| (CheckerKey::from(name), threshold)).collect();
     Settings { policy, executor, nodes, metrics, api, checkers, store, log, kubeconfig, shown: resolver.shown.clone() }
 }
@@ -64,6 +65,7 @@ fn policy(resolver: &mut Resolver<'_>) -> Policy {
         compat_shared_timer: resolver.get(&keys::COMPAT_SHARED_TIMER).value,
         return_window: resolver.get(&keys::RETURN_WINDOW).value,
         thresholds: BTreeMap::new(),
+        default_threshold: None,
         ladder: Vec::new(),
         concurrent: resolver.get(&keys::CONCURRENT).value,
     }

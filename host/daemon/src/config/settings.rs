@@ -8,7 +8,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use apgar_core::policy::Policy;
-use apgar_core::verdict::CheckerKey;
 
 use super::error::Shown;
 
@@ -44,19 +43,6 @@ impl Settings {
     #[must_use]
     pub fn show(&self) -> &[Shown] {
         &self.shown
-    }
-
-    /// The policy for these loaded checkers: with the threshold that `[checkers.defaults]` may set for those
-    /// that have no table of their own.
-    #[must_use]
-    pub fn policy_for<'a>(&self, loaded: impl IntoIterator<Item = &'a CheckerKey>) -> Policy {
-        let mut policy = self.policy.clone();
-        for key in loaded {
-            if let Some(threshold) = self.checkers.of(key.as_str()).threshold {
-                policy.thresholds.insert(key.clone(), threshold);
-            }
-        }
-        policy
     }
 }
 

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use apgar_core::decision::Mode;
 use apgar_core::policy::{ConcurrentLimit, Policy};
-use apgar_core::verdict::CheckerKey;
 
 use super::*;
 
@@ -442,9 +441,7 @@ fn a_checker_has_its_own_settings_then_the_common_ones_then_those_of_its_profile
 
     let thresholds: Vec<_> = settings.policy.thresholds.iter().map(|(key, at)| (key.as_str(), *at)).collect();
     assert_eq!(thresholds, [("gpu", Duration::ZERO), ("python", MINUTE * 7)]);
-    let policy = settings.policy_for(&[CheckerKey::from("gpu"), CheckerKey::from("ready")]);
-    assert_eq!(policy.thresholds.get(&CheckerKey::from("gpu")), Some(&Duration::ZERO));
-    assert_eq!(policy.thresholds.get(&CheckerKey::from("ready")), Some(&(MINUTE * 7)));
+    assert_eq!(settings.policy.default_threshold, Some(MINUTE * 7));
 }
 
 #[test]

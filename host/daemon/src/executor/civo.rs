@@ -9,9 +9,14 @@ use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER
 use reqwest::{Response, StatusCode};
 use serde::Deserialize;
 
-/// How long a whole call may take (`gate` G-24): past it the outcome is unconfirmed, and a window protects the
-/// node.
+use crate::error::chain;
+
+/// How long the reboot may take to be answered (`gate` G-24): past it the outcome is unconfirmed, and a window
+/// protects the node.
 const CALL_LIMIT: Duration = Duration::from_secs(30);
+
+/// How long the list of instances may take. It changes nothing, so giving up is harmless.
+const LIST_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long connecting may take. Nothing was sent before it ends, so giving up is certain to be harmless.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
@@ -20,7 +25,7 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 const ANSWER_BYTES: usize = 8 << 20;
 
 /// The longest text of the other side that goes into a message.
-const QUOTED_BYTES: usize = 200;
+const QUOTED_CHARS: usize = 200;
 
 /// `Retry-After` is honoured up to this (`recovery` 4.6).
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
@@ -50,7 +55,14 @@ pub struct CivoSettings<'a> {
 #[derive(Debug, Deserialize)]
 struct Instance {
     id: String,
-    hostname: String,
+    /// A machine that is still being made has none.
+    hostname: Option<String>,
+}
+
+impl Instance {
+    fn is_named(&self, name: &str) -> bool {
+        self.hostname.as_deref().is_some_and(|hostname| hostname.eq_ignore_ascii_case(name))
+    }
 }
 
 #[derive(Deserialize)]
@@ -102,8 +114,8 @@ impl Civo {
         let failed =
             |why: String, retry_after| Outcome::Failed { why: format!("listing instances: {why}"), retry_after };
         let url = format!("{}/v2/kubernetes/clusters/{}/instances", self.url, self.cluster_id);
-        let sent = self.client.get(url).query(&self.region_query()).send().await;
-        let answer = sent.map_err(|error| failed(crate::informer::chain(&error.without_url()), None))?;
+        let sent = self.client.get(url).timeout(LIST_LIMIT).query(&self.region_query()).send().await;
+        let answer = sent.map_err(|error| failed(chain(&error.without_url()), None))?;
         let (status, retry_after) = (answer.status(), retry_after(&answer));
         let body = read(answer).await.map_err(|why| failed(why, None))?;
         if !status.is_success() {
@@ -121,9 +133,9 @@ impl Civo {
             Ok(answer) => answer,
             // Name lookup, refused connection, TLS: nothing of the request was sent.
             Err(error) if error.is_connect() || error.is_builder() => {
-                return Outcome::Failed { why: crate::informer::chain(&error.without_url()), retry_after: None };
+                return Outcome::Failed { why: chain(&error.without_url()), retry_after: None };
             }
-            Err(error) => return Outcome::Unconfirmed { why: crate::informer::chain(&error.without_url()) },
+            Err(error) => return Outcome::Unconfirmed { why: chain(&error.without_url()) },
         };
         let (status, retry_after) = (answer.status(), retry_after(&answer));
         match read(answer).await {
@@ -140,9 +152,9 @@ impl Civo {
 /// The id of the one instance that is this node: by host name without regard to case, never by substring, and
 /// by provider id where the node has one.
 fn find<'a>(instances: &'a [Instance], node: &Node) -> Result<&'a str, String> {
-    let mut matching = instances.iter().filter(|i| i.hostname.eq_ignore_ascii_case(node.name.as_str()));
+    let mut matching = instances.iter().filter(|i| i.is_named(node.name.as_str()));
     let (Some(instance), None) = (matching.next(), matching.next()) else {
-        let count = instances.iter().filter(|i| i.hostname.eq_ignore_ascii_case(node.name.as_str())).count();
+        let count = instances.iter().filter(|i| i.is_named(node.name.as_str())).count();
         return Err(format!(
             "NoSuchInstance: {count} of {} instances have the host name {}",
             instances.len(),
@@ -195,7 +207,7 @@ fn retry_after(answer: &Response) -> Option<Duration> {
 
 async fn read(mut answer: Response) -> Result<Vec<u8>, String> {
     let mut body = Vec::new();
-    while let Some(chunk) = answer.chunk().await.map_err(|error| crate::informer::chain(&error.without_url()))? {
+    while let Some(chunk) = answer.chunk().await.map_err(|error| chain(&error.without_url()))? {
         if body.len() + chunk.len() > ANSWER_BYTES {
             return Err(format!("the answer is longer than {} MiB", ANSWER_BYTES >> 20));
         }
@@ -205,7 +217,7 @@ async fn read(mut answer: Response) -> Result<Vec<u8>, String> {
 }
 
 fn describe(status: StatusCode, body: &[u8]) -> String {
-    let text: String = String::from_utf8_lossy(body).chars().filter(|c| !c.is_control()).take(QUOTED_BYTES).collect();
+    let text: String = String::from_utf8_lossy(body).chars().filter(|c| !c.is_control()).take(QUOTED_CHARS).collect();
     if text.is_empty() { format!("{status}") } else { format!("{status}: {text}") }
 }
 
@@ -216,7 +228,7 @@ mod tests {
 
     fn instances() -> Vec<Instance> {
         [("i-1", "pool-a-10"), ("i-2", "Node-1"), ("i-3", "twice"), ("i-4", "twice")]
-            .map(|(id, hostname)| Instance { id: id.into(), hostname: hostname.into() })
+            .map(|(id, hostname)| Instance { id: id.into(), hostname: Some(hostname.into()) })
             .into()
     }
 
