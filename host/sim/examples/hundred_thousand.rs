@@ -1,4 +1,4 @@
-//! What 100 000 nodes cost: `cargo run --release -p apgar-sim --example measure [nodes]`.
+//! What 100 000 nodes cost: `cargo run --release -p apgar-sim --example hundred_thousand [nodes]`.
 
 use std::error::Error;
 use std::time::Duration;

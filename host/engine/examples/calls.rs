@@ -1,4 +1,4 @@
-//! How long checks take: `cargo run --release -p apgar-engine --example measure -- plugin.wasm [settings-json]`.
+//! How long checks take: `cargo run --release -p apgar-engine --example calls -- plugin.wasm [settings-json]`.
 
 #![expect(clippy::unwrap_used, clippy::disallowed_methods, reason = "a measurement, run by hand")]
 
