@@ -383,7 +383,7 @@ async fn until_healthy(daemon: &Daemon, count: usize) {
 
 /// The resident memory of the shipped binary, watching that many nodes.
 async fn memory(report: &mut Report, count: usize) {
-    let program = apgar_tests::apgar_binary().await.unwrap();
+    let program = apgar_tests::apgar_binary!();
     let home = tempfile::tempdir().unwrap();
     let server = ApiServer::start(SimConfig::default()).unwrap();
     fleet(count).install(&server).unwrap();

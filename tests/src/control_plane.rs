@@ -19,7 +19,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::{Mutex, MutexGuard, OnceCell};
+use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 /// The label of the nodes that KWOK keeps alive; a node that loses it falls silent: no Lease, no status.
@@ -556,27 +556,6 @@ pub fn free_ports<const N: usize>() -> Result<[u16; N]> {
     }
     let ports: Vec<u16> = found.iter().map(|listener| Ok(listener.local_addr()?.port())).collect::<Result<_>>()?;
     ports.try_into().map_err(|_| anyhow!("no {N} free ports from {FIRST} on"))
-}
-
-/// The daemon, built in the profile of the tests, once a run.
-///
-/// # Errors
-/// When it does not build.
-pub async fn apgar_binary() -> Result<PathBuf> {
-    static BUILT: OnceCell<PathBuf> = OnceCell::const_new();
-    BUILT.get_or_try_init(build_apgar).await.cloned()
-}
-
-async fn build_apgar() -> Result<PathBuf> {
-    let profile_dir = profile_dir()?;
-    let mut command = tokio::process::Command::new(env!("CARGO"));
-    command.current_dir(repository()).args(["build", "--quiet", "--package=apgar", "--bin=apgar"]);
-    command.arg("--target-dir").arg(target()?);
-    if profile_dir.ends_with("release") {
-        command.arg("--release");
-    }
-    ensure!(command.status().await.context("cargo")?.success(), "the daemon does not build");
-    Ok(profile_dir.join("apgar"))
 }
 
 /// The root of the repository.

@@ -14,9 +14,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use apgar_sim::{Cloud, CloudConfig, Inventory};
-use apgar_tests::control_plane::{
-    ALIVE, ControlPlane, Server, User, apgar_binary, free_ports, get, never, repository, wait_for,
-};
+use apgar_tests::apgar_binary;
+use apgar_tests::control_plane::{ALIVE, ControlPlane, Server, User, free_ports, get, never, repository, wait_for};
 use serde_json::{Value, json};
 
 /// Nodes that are nothing special, beside those of `control-plane/nodes`.
@@ -547,7 +546,7 @@ impl Daemon {
         fs::write(&config, text)?;
         let settings = civo.config();
         let launch = Launch {
-            program: apgar_binary().await?,
+            program: apgar_binary!(),
             arguments: [
                 "run".as_ref(),
                 "--kubeconfig".as_ref(),

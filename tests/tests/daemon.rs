@@ -45,7 +45,7 @@ struct World {
 
 impl World {
     async fn new(story: &Story) -> Result<Self> {
-        let program = apgar_binary().await?;
+        let program = apgar_binary!();
         let server = ApiServer::start(SimConfig::default())?;
         let shapes = [(Shape::CivoFlannel, 4), (Shape::CivoCilium, 2), (Shape::CivoGpu, 1)];
         let fleet =

@@ -217,7 +217,7 @@ specials! {
     truncated: "truncated" => Refused(RefusalReason::NotAComponent, "the file ends too early"),
     core_module: "core-module" => Refused(
         RefusalReason::NotAComponent,
-        "a core module, not a component: encode it with `apgar plugin build`",
+        "a core module, not a component: encode it, as with `wasm-tools component new`",
     ),
     other_version: "other-version" => Refused(
         RefusalReason::WrongWorld,

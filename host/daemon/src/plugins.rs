@@ -190,12 +190,9 @@ pub fn from_file(settings: &Settings, file: &Path) -> anyhow::Result<Candidate> 
         apgar_engine::plugin_name(file).map_err(|refusal| anyhow::anyhow!("plugin {}: {refusal}", file.display()))?;
     let limit = settings.checkers.of(name.as_str()).limits.file_size;
     let size = std::fs::metadata(file).with_context(|| format!("plugin {}", file.display()))?.len();
-    anyhow::ensure!(
-        size <= limit,
-        "plugin {1}: too-large: {size} bytes, the limit is {limit}; raise [checker.{0}] limits.file_size",
-        name.as_str(),
-        file.display()
-    );
+    if size > limit {
+        anyhow::bail!("plugin {}: {}", file.display(), apgar_engine::too_large(name.as_str(), size, limit));
+    }
     let bytes = std::fs::read(file).with_context(|| format!("plugin {}", file.display()))?;
     Ok(candidate(settings, name.as_str(), Arc::from(bytes), Source::Directory))
 }

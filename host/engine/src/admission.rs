@@ -69,11 +69,11 @@ fn kind(name: &str, bytes: &[u8]) -> Result<(), Refusal> {
     } else if bytes.starts_with(b"\x7fELF") || wasmtime::Engine::detect_precompiled(bytes).is_some() {
         "native code, which could do anything: put the component itself here, Apgar compiles it"
     } else if bytes.trim_ascii_start().starts_with(b"(") {
-        "WebAssembly text: build it with `apgar plugin build`"
+        "WebAssembly text: build a component from it, as with `wasm-tools component new`"
     } else if !bytes.starts_with(b"\0asm") {
         "not WebAssembly: it does not begin with the magic number"
     } else if Parser::is_core_wasm(bytes) {
-        "a core module, not a component: encode it with `apgar plugin build`"
+        "a core module, not a component: encode it, as with `wasm-tools component new`"
     } else {
         return Ok(());
     };

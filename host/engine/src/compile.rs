@@ -210,8 +210,8 @@ fn room_for(estimate: u64) -> Result<(), String> {
     let left = control_groups(Path::new("/sys/fs/cgroup"), &own).iter().filter_map(|group| headroom(group)).min();
     match left {
         Some(left) if left < estimate => Err(format!(
-            "compiling needs about {} MiB and the container has {} MiB left: give it more memory, compile ahead with \
-             `apgar plugin precompile`, or use a toolchain with smaller components (Rust, C, QuickJS)",
+            "compiling needs about {} MiB and the container has {} MiB left: give it more memory, or use a toolchain \
+             with smaller components (Rust, C, QuickJS)",
             estimate >> 20,
             left >> 20
         )),

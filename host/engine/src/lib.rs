@@ -35,6 +35,7 @@ pub use directory::{
 pub use engine::{Candidate, Compile, Engine, EngineConfig, EngineError, Finished, Job};
 pub use host::{LogLevel, LogLine};
 pub use limits::{Limits, Profile};
+pub use load::too_large;
 pub use plugin::{Capability, Compiled, Description, Digest, Generation, Grants, Plugin, Source};
 pub use registry::{
     Bundled, Clock, Failure, PluginConfig, PluginState, PluginStatus, Registry, RegistryEvent, RegistryOptions, Serving,

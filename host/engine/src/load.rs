@@ -57,9 +57,17 @@ fn sound(candidate: &Candidate) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// The refusal of a file beyond its limit.
-pub(crate) fn too_large(name: &str, size: u64, most: u64) -> Refusal {
-    Refusal::new(RefusalReason::TooLarge, format!("{name}.wasm has {size} bytes, the limit is {most}"))
+/// The refusal of a file beyond its limit, all in bytes.
+#[must_use]
+pub fn too_large(name: &str, size: u64, most: u64) -> Refusal {
+    Refusal::new(
+        RefusalReason::TooLarge,
+        format!(
+            "{name}.wasm has {size} bytes, the limit is {most}: a checker in Rust or C has a thousandth, one with an \
+         interpreter up to 20 MB; limits.file_size may be up to {}",
+            limits::FILE_SIZE
+        ),
+    )
 }
 
 fn fits(candidate: &Candidate, admitted: &Admitted) -> Result<(), Death> {

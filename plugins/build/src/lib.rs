@@ -1,7 +1,7 @@
 //! Builds a checker crate into a WebAssembly component.
 //!
-//! Two callers: build scripts, which want the bundled checkers and the guests of the tests, and
-//! `apgar plugin build`. Both get the same compiler, profile and environment, so that what was tested is
+//! Two callers: build scripts, which want the bundled checkers and the guests of the tests, and people, by this
+//! crate's own program. Both get the same compiler, profile and environment, so that what was tested is
 //! what a user gets. Nothing of it is linked into what runs checkers.
 
 use std::ffi::{OsStr, OsString};
