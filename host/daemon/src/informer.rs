@@ -111,9 +111,14 @@ impl Informer {
                     continue;
                 }
             };
+            let listed = Instant::now();
             while let Ended::Resume = self.watch(&mut version, &mut waits).await? {}
             // Until the list is there and a stream is open again, what is known may be old (`gate` 3, StaleView).
             self.lost(ReconcileError::Watch, None).await?;
+            if listed.elapsed() < SHORTEST_WATCH {
+                // A list that is too old before it can be watched must not be asked for without end.
+                tokio::time::sleep(waits.next().unwrap_or(LONGEST_WAIT)).await;
+            }
         }
     }
 

@@ -26,6 +26,9 @@ use crate::view;
 /// (`lifecycle` 3, `watch_alive`).
 const WATCH_ALIVE: Duration = Duration::from_secs(120);
 
+/// A watch that ended as agreed is open again within this, on any API server that is well.
+const REOPENED_WITHIN: Duration = Duration::from_secs(10);
+
 /// How long a stop waits for calls that are out: an outcome that is known is better than a window.
 const LAST_OUTCOMES: Duration = Duration::from_millis(1500);
 
@@ -78,6 +81,8 @@ pub struct Loop {
     store_news: Vec<Input>,
     /// Whether the Node watch was alive at the last turn.
     live: bool,
+    /// Whether the log says that judgement is held.
+    held: bool,
     /// Calls without an outcome yet.
     calls_out: usize,
     /// What a person must look at before this daemon may be called ready.
@@ -100,28 +105,41 @@ pub struct Plugins {
 /// What is known of the Node watch (`lifecycle` 4.8).
 #[derive(Debug, Default)]
 struct Watch {
-    open: bool,
+    /// When it last said something; none before it was ever open.
     heard_at: Option<Time>,
+    /// Since when it is not open.
+    lost_at: Option<Time>,
     /// A complete list has been applied.
     synced: bool,
-    /// Why it is not open.
+    /// Why it is not open, if that is trouble.
     why: String,
 }
 
 impl Watch {
     fn heard(&mut self, now: Time) {
-        self.open = true;
         self.heard_at = Some(now);
+        self.lost_at = None;
         self.why.clear();
     }
 
-    fn is_alive(&self, now: Time) -> bool {
-        self.open && self.synced && self.heard_at.is_some_and(|at| now.since(at) < WATCH_ALIVE)
+    fn lost(&mut self, now: Time) {
+        self.lost_at.get_or_insert(now);
     }
 
-    /// When silence will kill it, if that is still ahead.
-    fn dies_at(&self, now: Time) -> Option<Time> {
-        self.heard_at.filter(|_| self.open).map(|at| at + WATCH_ALIVE).filter(|at| *at > now)
+    /// When silence ends it.
+    fn dies_at(&self) -> Option<Time> {
+        self.heard_at.filter(|_| self.lost_at.is_none()).map(|at| at + WATCH_ALIVE)
+    }
+
+    fn is_alive(&self, now: Time) -> bool {
+        self.synced && self.dies_at().is_some_and(|at| now < at)
+    }
+
+    /// Whether its death is worth a line: one that ended as agreed is open again before anybody could read it.
+    fn is_trouble(&self, now: Time) -> bool {
+        let silent = self.dies_at().is_some_and(|at| now >= at);
+        let lost = self.lost_at.is_some_and(|at| now.since(at) >= REOPENED_WITHIN);
+        silent || lost || !self.why.is_empty()
     }
 }
 
@@ -132,6 +150,7 @@ enum Event {
     Plugins(RegistryEvent),
     Outcome(AttemptId, Outcome),
     Store(bool),
+    Queries(Vec<Query>),
     Time,
 }
 
@@ -161,6 +180,7 @@ impl Loop {
             store_writable: true,
             store_news: Vec::new(),
             live: false,
+            held: false,
             calls_out: 0,
             alarms,
         }
@@ -169,8 +189,9 @@ impl Loop {
     /// Runs until `stop` resolves, or everything that could still speak to it is gone.
     pub async fn run(mut self, mut inbox: Inbox, stop: impl Future<Output = ()>) {
         let mut stop = std::pin::pin!(stop);
+        let mut now = self.clock.now();
         loop {
-            let wake = self.clock.instant(self.wake_at(self.clock.now()));
+            let wake = self.clock.instant(self.wake_at(now));
             let mut nodes = Vec::new();
             let mut judged = Vec::new();
             let mut queries = Vec::new();
@@ -185,12 +206,18 @@ impl Loop {
                 1.. = inbox.nodes.recv_many(&mut nodes, BATCH) => Event::Nodes(nodes),
                 1.. = inbox.judged.recv_many(&mut judged, BATCH) => Event::Judged(judged),
                 () = tokio::time::sleep_until(wake) => Event::Time,
-                1.. = inbox.queries.recv_many(&mut queries, BATCH) => {
-                    self.answer(queries);
-                    continue;
-                }
+                1.. = inbox.queries.recv_many(&mut queries, BATCH) => Event::Queries(queries),
             };
-            self.turn(event, self.clock.now());
+            now = self.clock.now();
+            match event {
+                Event::Queries(queries) => self.answer(queries, now),
+                event @ (Event::Nodes(_)
+                | Event::Judged(_)
+                | Event::Plugins(_)
+                | Event::Outcome(..)
+                | Event::Store(_)
+                | Event::Time) => self.turn(event, now),
+            }
         }
         self.finish(inbox.outcomes).await;
     }
@@ -218,7 +245,9 @@ impl Loop {
 
     /// The earliest moment at which something changes by itself.
     fn wake_at(&self, now: Time) -> Time {
-        [Some(self.next_tick), self.fleet.next_deadline(), self.watch.dies_at(now)]
+        // A death that is over, as after the process was stopped for long, must not wake it again and again.
+        let dies_at = self.watch.dies_at().filter(|at| *at > now);
+        [Some(self.next_tick), self.fleet.next_deadline(), dies_at]
             .into_iter()
             .flatten()
             .min()
@@ -228,8 +257,10 @@ impl Loop {
     fn turn(&mut self, event: Event, now: Time) {
         let mut inputs = self.inputs(event, now);
         let live = self.watch.is_alive(now);
-        if live != self.live {
-            self.live = live;
+        self.live = live;
+        let held = !live && self.watch.is_trouble(now);
+        if (held && !self.held) || (live && self.held) {
+            self.held = held;
             log::judgement(live, &self.watch.why);
         }
         inputs.push(Input::Evidence { live });
@@ -256,7 +287,7 @@ impl Loop {
                 self.store_writable = writable;
                 vec![Input::Store { writable }]
             }
-            Event::Time => Vec::new(),
+            Event::Time | Event::Queries(_) => Vec::new(),
         }
     }
 
@@ -279,7 +310,7 @@ impl Loop {
                 None
             }
             NodeChange::Lost { during, why } => {
-                self.watch.open = false;
+                self.watch.lost(now);
                 let why = why?;
                 tracing::warn!(
                     event = "api_server_lost",
@@ -413,8 +444,7 @@ impl Loop {
         }
     }
 
-    fn answer(&self, queries: Vec<Query>) {
-        let now = self.clock.now();
+    fn answer(&self, queries: Vec<Query>, now: Time) {
         // A scrape reads the whole fleet: one rendering serves all who wait.
         let mut metrics = None;
         for query in queries {
@@ -467,6 +497,7 @@ mod tests {
     use super::*;
 
     const T0: Time = Time::from_unix_ms(1_700_000_000_000);
+    const MS: Duration = Duration::from_millis(1);
 
     fn heard() -> Watch {
         let mut watch = Watch { synced: true, ..Watch::default() };
@@ -477,18 +508,21 @@ mod tests {
     #[test]
     fn a_watch_is_alive_until_it_was_silent_for_watch_alive() {
         let watch = heard();
-        assert!(watch.is_alive(T0 + WATCH_ALIVE - Duration::from_millis(1)));
-        assert!(!watch.is_alive(T0 + WATCH_ALIVE));
+        assert!(watch.is_alive(T0 + WATCH_ALIVE - MS) && !watch.is_trouble(T0 + WATCH_ALIVE - MS));
+        assert!(!watch.is_alive(T0 + WATCH_ALIVE) && watch.is_trouble(T0 + WATCH_ALIVE));
         assert!(!Watch { synced: false, ..heard() }.is_alive(T0));
-        assert!(!Watch { open: false, ..heard() }.is_alive(T0));
+        assert!(!Watch::default().is_alive(T0));
     }
 
-    /// A process that was stopped for longer finds its deadline in the past: it must not wake for it again and again.
     #[test]
-    fn a_death_that_is_over_wakes_nobody() {
-        let watch = heard();
-        assert_eq!(watch.dies_at(T0), Some(T0 + WATCH_ALIVE));
-        assert_eq!(watch.dies_at(T0 + WATCH_ALIVE), None);
-        assert_eq!(watch.dies_at(T0 + 10 * WATCH_ALIVE), None);
+    fn a_watch_that_ends_is_dead_at_once_and_trouble_only_if_it_stays_so() {
+        let mut watch = heard();
+        let ended = T0 + Duration::from_secs(50);
+        watch.lost(ended);
+        assert!(!watch.is_alive(ended) && !watch.is_trouble(ended));
+        watch.lost(ended + Duration::from_secs(5));
+        assert!(watch.is_trouble(ended + REOPENED_WITHIN));
+        watch.heard(ended + REOPENED_WITHIN);
+        assert!(watch.is_alive(ended + REOPENED_WITHIN) && !watch.is_trouble(ended + REOPENED_WITHIN));
     }
 }
