@@ -1,6 +1,6 @@
 //! The configuration: flags, environment, file and defaults in, validated [`Settings`] out.
 //!
-//! One table ([`keys`]) says which settings there are; the raw values ([`document`], [`environment`]) are held
+//! One table (`keys`) says which settings there are; the raw values (`document`, `environment`) are held
 //! against it once, before anything is watched or bound, and the answer is either settings in which every value
 //! is present and in range, or every reason why not. Nothing in here reads a file, the process environment or a
 //! clock: the caller hands them in.
