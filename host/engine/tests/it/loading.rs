@@ -51,8 +51,8 @@ async fn what_is_no_component_is_told_what_it_is() {
     let not = RefusalReason::NotAComponent;
     refused(as_bytes(b""), not, &["gpu.wasm is empty", "rename"]).await;
     refused(as_bytes(b"#!/bin/sh"), not, &["not WebAssembly"]).await;
-    refused(as_bytes(b" (module)"), not, &["WebAssembly text", "apgar plugin build"]).await;
-    refused(as_bytes(&wat::parse_str("(module)").unwrap()), not, &["a core module", "apgar plugin build"]).await;
+    refused(as_bytes(b" (module)"), not, &["WebAssembly text", "wasm-tools component new"]).await;
+    refused(as_bytes(&wat::parse_str("(module)").unwrap()), not, &["a core module", "wasm-tools component new"]).await;
     refused(as_bytes(b"\x7fELF\x02\x01\x01"), not, &["native code"]).await;
     refused(as_bytes(&GUEST[..GUEST.len() / 2]), not, &["at byte", "too early"]).await;
     refused(as_bytes(&GUEST[..9]), not, &["gpu.wasm"]).await;
