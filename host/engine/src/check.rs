@@ -33,7 +33,7 @@ pub struct CheckDone {
     pub fault: Option<String>,
     /// Guest code and the host code it called.
     pub guest_time: Duration,
-    /// From the permit to the end.
+    /// From the permit to the end, making and dropping the store included.
     pub took: Duration,
     /// Ticks of the engine's clock charged to the guest.
     pub ticks: u32,
@@ -104,8 +104,10 @@ pub(crate) async fn check(plugin: &Plugin, node: Arc<Node>, meter: &Arc<Meter>, 
     };
     let trace = backtrace(&ended);
     let result = settle(ended, spent, Stage::Check, started, ticker);
-    let mut done = conclude(plugin, result, &mut store, spent, started);
+    let mut done = conclude(plugin, result, &mut store, spent);
     done.log_lines.extend(trace);
+    drop(store);
+    done.took = started.elapsed();
     done
 }
 
@@ -227,13 +229,7 @@ fn backtrace<T>(ended: &Ended<Result<T, Broken>>) -> Option<LogLine> {
     Some(LogLine { level: LogLevel::Error, text })
 }
 
-fn conclude(
-    plugin: &Plugin,
-    result: Result<Said, Fault>,
-    store: &mut Store<Host>,
-    spent: Spent,
-    started: Instant,
-) -> CheckDone {
+fn conclude(plugin: &Plugin, result: Result<Said, Fault>, store: &mut Store<Host>, spent: Spent) -> CheckDone {
     let mut corrections = Corrections::default();
     let mut death = None;
     let mut fault = None;
@@ -292,7 +288,7 @@ fn conclude(
         death,
         fault,
         guest_time: spent.guest,
-        took: started.elapsed(),
+        took: Duration::ZERO,
         ticks: host.ticks(),
         peak_memory: host.memory.peak(),
         host_calls: host.calls(),
