@@ -8,21 +8,15 @@ use apgar_core::fleet::ReconcileError;
 use apgar_core::node::{Node, NodeName};
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use futures_util::StreamExt;
-use kube::api::{ListParams, WatchParams};
+use kube::api::WatchParams;
 use kube::core::WatchEvent;
 use kube::{Api, Client};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
 use crate::error::chain;
+use crate::kubernetes::{self, ANSWER_LIMIT};
 use crate::object::{Interner, RawNode, decode};
-
-/// Objects a page: what kubectl and the controllers ask for. It bounds what is held as JSON at once.
-const PAGE: u32 = 500;
-
-/// A list page or the opening of a watch that takes longer has failed: the API server's own limit for requests
-/// is 60 s.
-const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 
 /// A watch that was silent for half of `watch_alive` (2 min, `lifecycle` 4.8) is closed and opened again: a
 /// bookmark comes about every minute, so silence means a connection that died without a word.
@@ -123,19 +117,13 @@ impl Informer {
     }
 
     async fn list(&mut self) -> Result<(Vec<Arc<Node>>, String), String> {
-        let mut params = ListParams { label_selector: self.selector.clone(), ..ListParams::default() }.limit(PAGE);
         let mut nodes = Vec::new();
-        loop {
-            let page = timeout(ANSWER_LIMIT, self.api.list(&params))
-                .await
-                .map_err(|_| format!("no answer within {} s", ANSWER_LIMIT.as_secs()))?
-                .map_err(|error| chain(&error))?;
-            nodes.extend(page.items.iter().filter_map(|raw| decode(&raw.value, &mut self.strings)).map(Arc::new));
-            match page.metadata.continue_.filter(|token| !token.is_empty()) {
-                Some(token) => params.continue_token = Some(token),
-                None => return Ok((nodes, page.metadata.resource_version.unwrap_or_default())),
-            }
-        }
+        let strings = &mut self.strings;
+        let take = |page: Vec<RawNode>| {
+            nodes.extend(page.iter().filter_map(|raw| decode(&raw.value, strings)).map(Arc::new));
+        };
+        let version = kubernetes::list(&self.api, self.selector.as_deref(), take).await?;
+        Ok((nodes, version))
     }
 
     /// Watches from `version` on until the stream ends. `None` when the loop is gone.

@@ -8,8 +8,10 @@ use kube::api::ListParams;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
 use serde_json::Value;
+use tokio::time::timeout;
 
 use crate::config::Kubeconfig as Source;
+use crate::error::chain;
 use crate::object::RawNode;
 
 /// Where a pod finds its service account.
@@ -17,6 +19,13 @@ const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount/tok
 
 /// How long connecting may take; retries are the caller's.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+
+/// Objects a page: what kubectl and the controllers ask for. It bounds what is held as JSON at once.
+const PAGE: u32 = 500;
+
+/// A list page or the opening of a watch that takes longer has failed: the API server's own limit for requests
+/// is 60 s.
+pub const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 
 /// Makes rustls use ring for every client in this process; kube and reqwest share it.
 pub fn install_crypto() {
@@ -72,15 +81,33 @@ pub async fn list_nodes(kubeconfig: Option<&Path>) -> anyhow::Result<Vec<Value>>
             Config::infer().await.context("no files given and no cluster found; name files, `-` or --kubeconfig")?
         }
     };
-    let api: Api<RawNode> = Api::all(client(config)?);
-    let mut params = ListParams::default().limit(500);
     let mut nodes = Vec::new();
+    let listed =
+        list(&Api::all(client(config)?), None, |page| nodes.extend(page.into_iter().map(|raw| raw.value))).await;
+    listed.map_err(|why| anyhow::anyhow!("listing nodes: {why}"))?;
+    Ok(nodes)
+}
+
+/// Lists the selected nodes a page at a time, so that only one is held as JSON. Returns the resource version that a
+/// watch goes on from.
+///
+/// # Errors
+/// For people: what the API server said, or that it said nothing in time.
+pub async fn list(
+    api: &Api<RawNode>,
+    selector: Option<&str>,
+    mut take: impl FnMut(Vec<RawNode>),
+) -> Result<String, String> {
+    let mut params = ListParams { label_selector: selector.map(str::to_owned), ..ListParams::default() }.limit(PAGE);
     loop {
-        let page = api.list(&params).await.context("listing nodes")?;
-        nodes.extend(page.items.into_iter().map(|raw| raw.value));
+        let page = timeout(ANSWER_LIMIT, api.list(&params))
+            .await
+            .map_err(|_| format!("no answer within {} s", ANSWER_LIMIT.as_secs()))?
+            .map_err(|error| chain(&error))?;
+        take(page.items);
         match page.metadata.continue_.filter(|token| !token.is_empty()) {
             Some(token) => params.continue_token = Some(token),
-            None => return Ok(nodes),
+            None => return Ok(page.metadata.resource_version.unwrap_or_default()),
         }
     }
 }
