@@ -81,10 +81,11 @@ pub async fn list_nodes(kubeconfig: Option<&Path>) -> anyhow::Result<Vec<Value>>
             Config::infer().await.context("no files given and no cluster found; name files, `-` or --kubeconfig")?
         }
     };
+    let server = config.cluster_url.clone();
     let mut nodes = Vec::new();
     let listed =
         list(&Api::all(client(config)?), None, |page| nodes.extend(page.into_iter().map(|raw| raw.value))).await;
-    listed.map_err(|why| anyhow::anyhow!("listing nodes: {why}"))?;
+    listed.map_err(|why| anyhow::anyhow!("listing the nodes of {server}: {why}"))?;
     Ok(nodes)
 }
 
