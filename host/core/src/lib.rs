@@ -13,6 +13,7 @@ pub mod reasons;
 pub mod recovery;
 pub mod report;
 pub mod script;
+pub mod supervision;
 pub mod time;
 pub mod verdict;
 
