@@ -21,6 +21,7 @@ use crate::death::{Refusal, RefusalReason};
 use crate::limits;
 use crate::load::too_large;
 use crate::plugin::Digest;
+use crate::signature::{self, PublicKey};
 use crate::text;
 
 /// Commands that wait: there is one person at a time.
@@ -49,6 +50,8 @@ pub struct DirectoryOptions {
     pub poll_interval: Duration,
     /// Every so many polls all files are read: a rewrite can keep size and times.
     pub digest_every: u32,
+    /// Every file needs a signature by one of them. Empty: none needs any.
+    pub trusted_keys: Arc<[PublicKey]>,
 }
 
 impl DirectoryOptions {
@@ -66,6 +69,7 @@ impl DirectoryOptions {
             stable_attempts: 20,
             poll_interval: Duration::from_secs(30),
             digest_every: 10,
+            trusted_keys: Arc::default(),
         }
     }
 }
@@ -228,8 +232,8 @@ impl Directory {
         let mut polls = 0_u32;
         let mut every_digest = false;
         loop {
-            let path = self.options.path.clone();
-            let Ok(scan) = tokio::task::spawn_blocking(move || Scan::of(&path)).await else {
+            let (path, signed) = (self.options.path.clone(), !self.options.trusted_keys.is_empty());
+            let Ok(scan) = tokio::task::spawn_blocking(move || Scan::of(&path, signed)).await else {
                 return;
             };
             watch.follow(&self.options.path, &scan);
@@ -250,8 +254,8 @@ impl Directory {
                     tokio::time::sleep(self.options.stable_gap).await;
                 }
             }
-            let unstable = reads.into_iter().filter_map(|read| reconciler.unstable(read, &self.options));
-            if send(&events, unstable.collect()).await.is_err() {
+            let unsettled = reads.into_iter().filter_map(|read| reconciler.unsettled(read, &self.options));
+            if send(&events, unsettled.collect()).await.is_err() {
                 return;
             }
             self.publish(&reconciler);
@@ -295,13 +299,20 @@ impl Directory {
         let mut events = Vec::new();
         for mut pending in std::mem::take(reads) {
             let path = self.options.path.join(format!("{}.wasm", pending.name));
-            let (name, most) = (pending.name.clone(), self.options.file_size);
-            let read = tokio::task::spawn_blocking(move || read_file(&name, &path, most)).await;
+            let (name, most, keys) = (pending.name.clone(), self.options.file_size, self.options.trusted_keys.clone());
+            let read = tokio::task::spawn_blocking(move || read_file(&name, &path, most, &keys)).await;
             match read.unwrap_or_else(|error| Err(ReadError::Refused(unreadable(&pending.name, &error)))) {
+                // The signature may only be on its way: file and signature are two files, and one of them is first.
+                Ok(ReadFile { id, digest, signature: Err(refusal), .. }) => {
+                    pending.refusal = (pending.digest == Some(digest)).then_some((id, refusal));
+                    pending.digest = Some(digest);
+                    reads.push(pending);
+                }
                 Ok(read) if pending.digest == Some(read.digest) => events.extend(reconciler.stable(pending.name, read)),
                 Ok(read) if reconciler.is_same(&pending.name, &read) => {}
                 Ok(read) => {
                     pending.digest = Some(read.digest);
+                    pending.refusal = None;
                     reads.push(pending);
                 }
                 Err(ReadError::Vanished) => reconciler.vanished(&pending.name),
@@ -398,10 +409,17 @@ impl FileId {
     }
 }
 
+/// A file and, where one is required and there, its signature: a change of either is a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct SignedId {
+    file: FileId,
+    signature: Option<FileId>,
+}
+
 /// An entry that could be a plugin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Seen {
-    File(FileId),
+    File(SignedId),
     Other(&'static str),
     Unreadable(String),
 }
@@ -415,8 +433,9 @@ enum Scan {
 }
 
 impl Scan {
-    fn of(path: &Path) -> Self {
-        Self::look(path).unwrap_or_else(|error| {
+    /// `signed` says whether signatures matter.
+    fn of(path: &Path, signed: bool) -> Self {
+        Self::look(path, signed).unwrap_or_else(|error| {
             if error.kind() == io::ErrorKind::NotFound {
                 return Self::Absent;
             }
@@ -424,7 +443,7 @@ impl Scan {
         })
     }
 
-    fn look(path: &Path) -> io::Result<Self> {
+    fn look(path: &Path, signed: bool) -> io::Result<Self> {
         let directory = fs::metadata(path)?;
         let mut entries = BTreeMap::new();
         for entry in fs::read_dir(path)? {
@@ -432,7 +451,7 @@ impl Scan {
             let Some(stem) = file.strip_suffix(".wasm").filter(|_| !file.starts_with('.')) else {
                 continue;
             };
-            if let Some(seen) = examine(&path.join(&file)) {
+            if let Some(seen) = examine(&path.join(&file), signed) {
                 entries.insert(stem.to_owned(), seen);
             }
         }
@@ -441,7 +460,7 @@ impl Scan {
 }
 
 /// What an entry is, links followed; None for what is ignored.
-fn examine(path: &Path) -> Option<Seen> {
+fn examine(path: &Path, signed: bool) -> Option<Seen> {
     let found = match fs::metadata(path) {
         Ok(found) => found,
         // Gone between listing and looking, or a link to nowhere.
@@ -453,7 +472,10 @@ fn examine(path: &Path) -> Option<Seen> {
         return None;
     }
     Some(match kind {
-        kind if kind.is_file() => Seen::File(FileId::of(&found)),
+        kind if kind.is_file() => {
+            let signature = signed.then(|| fs::metadata(signature_path(path)).ok()).flatten();
+            Seen::File(SignedId { file: FileId::of(&found), signature: signature.as_ref().map(FileId::of) })
+        }
         kind if kind.is_fifo() => Seen::Other("a pipe"),
         kind if kind.is_socket() => Seen::Other("a socket"),
         _ => Seen::Other("a device"),
@@ -462,9 +484,11 @@ fn examine(path: &Path) -> Option<Seen> {
 
 /// A file as it was read once.
 struct ReadFile {
-    id: FileId,
+    id: SignedId,
     bytes: Arc<[u8]>,
     digest: Digest,
+    /// What its signature is worth; fine if none is required.
+    signature: Result<(), Refusal>,
 }
 
 enum ReadError {
@@ -480,17 +504,50 @@ fn not_a_file(name: &str, what: &str) -> Refusal {
     Refusal::new(RefusalReason::NotAFile, format!("{name}.wasm is {what}, not a regular file"))
 }
 
-/// Reads a file that may be anything: opening must not hang, and reading must end.
-fn read_file(name: &str, path: &Path, most: u64) -> Result<ReadFile, ReadError> {
+/// Where the signature of a file is, as minisign has it.
+fn signature_path(file: &Path) -> PathBuf {
+    let mut path = file.as_os_str().to_owned();
+    path.push(".sig");
+    path.into()
+}
+
+/// Opens a file that may be anything without hanging.
+fn open(path: &Path) -> io::Result<(fs::File, fs::Metadata)> {
+    let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    let found = file.metadata()?;
+    Ok((file, found))
+}
+
+/// The signature next to a file, checked.
+fn read_signature(name: &str, path: &Path, bytes: &[u8], keys: &[PublicKey]) -> (Option<FileId>, Result<(), Refusal>) {
+    let (file, found) = match open(&signature_path(path)) {
+        Ok(opened) => opened,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return (None, Err(signature::unsigned(name))),
+        Err(error) => return (None, Err(signature::bad(&format!("{name}.wasm.sig cannot be read: {error}")))),
+    };
+    let mut text = String::new();
+    let verified = if !found.is_file() || found.len() > signature::FILE_SIZE {
+        Err(signature::bad("its signature file is not one of minisign"))
+    } else if let Err(error) = file.take(signature::FILE_SIZE).read_to_string(&mut text) {
+        Err(signature::bad(&format!("{name}.wasm.sig cannot be read: {error}")))
+    } else {
+        signature::verify(keys, bytes, &text).map(|_| ())
+    };
+    let named = |refusal: Refusal| Refusal { message: format!("{name}.wasm: {}", refusal.message), ..refusal };
+    (Some(FileId::of(&found)), verified.map_err(named))
+}
+
+/// Reads a file that may be anything, with its signature if there are keys: opening must not hang, and reading must
+/// end.
+fn read_file(name: &str, path: &Path, most: u64, keys: &[PublicKey]) -> Result<ReadFile, ReadError> {
     let failed = |error: io::Error| {
         if error.kind() == io::ErrorKind::NotFound {
             return ReadError::Vanished;
         }
         ReadError::Refused(unreadable(name, &error))
     };
-    let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(failed)?;
-    let found = file.metadata().map_err(failed)?;
+    let (file, found) = open(path).map_err(failed)?;
     if !found.is_file() {
         return Err(ReadError::Refused(not_a_file(name, "something else")));
     }
@@ -502,7 +559,10 @@ fn read_file(name: &str, path: &Path, most: u64) -> Result<ReadFile, ReadError> 
     if bytes.len() as u64 > most {
         return Err(ReadError::Refused(too_large(name, bytes.len() as u64, most)));
     }
-    Ok(ReadFile { id: FileId::of(&found), digest: Digest::of(&bytes), bytes: bytes.into() })
+    let (signature_id, signature) =
+        if keys.is_empty() { (None, Ok(())) } else { read_signature(name, path, &bytes, keys) };
+    let id = SignedId { file: FileId::of(&found), signature: signature_id };
+    Ok(ReadFile { id, digest: Digest::of(&bytes), bytes: bytes.into(), signature })
 }
 
 /// A file that is being read until it is stable.
@@ -510,12 +570,20 @@ fn read_file(name: &str, path: &Path, most: u64) -> Result<ReadFile, ReadError> 
 struct Pending {
     name: String,
     digest: Option<Digest>,
+    /// The bytes are stable, but their signature is not accepted, and of which file and signature that is true.
+    refusal: Option<(SignedId, Refusal)>,
+}
+
+impl Pending {
+    fn new(name: String) -> Self {
+        Self { name, digest: None, refusal: None }
+    }
 }
 
 /// What is known of a plugin's file.
 #[derive(Debug, Clone, Default)]
 struct Known {
-    id: Option<FileId>,
+    id: Option<SignedId>,
     digest: Option<Digest>,
     refusal: Option<Refusal>,
 }
@@ -664,12 +732,12 @@ impl Reconciler {
         let mut reads = Vec::new();
         for (name, seen) in files {
             let refusal = match seen {
-                Seen::File(id) if id.size > self.file_size => too_large(&name, id.size, self.file_size),
+                Seen::File(id) if id.file.size > self.file_size => too_large(&name, id.file.size, self.file_size),
                 Seen::File(id) => {
                     let known = self.known.entry(name.clone()).or_default();
                     if every_digest || known.id != Some(id) {
                         known.id = Some(id);
-                        reads.push(Pending { name, digest: None });
+                        reads.push(Pending::new(name));
                     }
                     continue;
                 }
@@ -715,7 +783,13 @@ impl Reconciler {
         Some(DirectoryEvent::Refused { name: name.into(), refusal })
     }
 
-    fn unstable(&mut self, pending: Pending, options: &DirectoryOptions) -> Option<DirectoryEvent> {
+    /// What becomes of a file whose attempts are over.
+    fn unsettled(&mut self, pending: Pending, options: &DirectoryOptions) -> Option<DirectoryEvent> {
+        if let Some((id, refusal)) = pending.refusal {
+            // It is read again when file or signature change, and not before: a look with attempts takes seconds.
+            self.known.entry(pending.name.clone()).or_default().id = Some(id);
+            return self.refuse(&pending.name, refusal);
+        }
         let message = format!(
             "{}.wasm kept changing for {} reads {} ms apart: write it aside and rename it into place",
             pending.name,
@@ -773,6 +847,7 @@ fn bad_name(stem: &str) -> (String, Refusal) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::signature::tests::{LEGACY, pair, sign};
 
     fn reconciler() -> Reconciler {
         Reconciler::new(&DirectoryOptions { max: 3, file_size: 100, ..DirectoryOptions::new("/plugins") })
@@ -780,7 +855,8 @@ mod tests {
 
     /// A file whose time of change is `at`.
     fn file(at: i64) -> Seen {
-        Seen::File(FileId { device: 1, inode: 1, size: 10, changed: [(at, 0), (at, 0)] })
+        let file = FileId { device: 1, inode: 1, size: 10, changed: [(at, 0), (at, 0)] };
+        Seen::File(SignedId { file, signature: None })
     }
 
     fn listed(entries: &[(&str, Seen)]) -> Scan {
@@ -799,7 +875,8 @@ mod tests {
             for Pending { name, .. } in reads {
                 let bytes: Arc<[u8]> = name.as_bytes().into();
                 let id = self.known[&name].id.unwrap();
-                events.extend(self.stable(name, ReadFile { id, digest: Digest::of(&bytes), bytes }));
+                let read = ReadFile { id, digest: Digest::of(&bytes), bytes, signature: Ok(()) };
+                events.extend(self.stable(name, read));
             }
             events.iter().map(in_short).collect()
         }
@@ -897,7 +974,8 @@ mod tests {
     #[test]
     fn what_can_be_no_plugin_is_refused_once_and_takes_nothing_away() {
         let mut directory = reconciler();
-        let large = Seen::File(FileId { device: 1, inode: 2, size: 101, changed: [(1, 0); 2] });
+        let file_id = FileId { device: 1, inode: 2, size: 101, changed: [(1, 0); 2] };
+        let large = Seen::File(SignedId { file: file_id, signature: None });
         assert_eq!(directory.look(listed(&[("a", file(1)), ("b", file(1))])), ["found a", "found b"]);
         let odd = listed(&[("a", large), ("b", Seen::Other("a pipe")), ("Gpu_Check", file(1))]);
         let refused = ["Gpu_Check bad-name", "a too-large", "b not-a-file"];
@@ -942,13 +1020,18 @@ mod tests {
     }
 
     impl Watched {
-        #[expect(clippy::disallowed_methods, reason = "the daemon's helper is above the engine")]
         fn new(files: &[(&str, &[u8])]) -> Self {
+            Self::signed(files, &[])
+        }
+
+        #[expect(clippy::disallowed_methods, reason = "the daemon's helper is above the engine")]
+        fn signed(files: &[(&str, &[u8])], keys: &[PublicKey]) -> Self {
             let dir = tempfile::tempdir().unwrap();
             for (name, bytes) in files {
                 fs::write(dir.path().join(name), bytes).unwrap();
             }
-            let options = DirectoryOptions { file_size: 100, ..DirectoryOptions::new(dir.path()) };
+            let options =
+                DirectoryOptions { file_size: 100, trusted_keys: keys.into(), ..DirectoryOptions::new(dir.path()) };
             let (directory, handle) = Directory::new(options);
             let (sender, events) = mpsc::channel(64);
             let task = tokio::task::spawn(directory.run(sender));
@@ -1036,6 +1119,59 @@ mod tests {
         assert_eq!(watched.next().await, "back");
         fs::write(path.join("b.wasm"), b"b").unwrap();
         assert_eq!(watched.next().await, "found b");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn p_71_a_file_needs_a_signature_of_a_trusted_key() {
+        let ((ours, key), (theirs, _)) = (pair(), pair());
+        let good = sign(&ours, b"good");
+        let other = sign(&theirs, b"other");
+        let flipped = sign(&ours, b"flipped");
+        let files: [(&str, &[u8]); 10] = [
+            ("good.wasm", b"good"),
+            ("good.wasm.sig", good.as_bytes()),
+            ("missing.wasm", b"missing"),
+            ("flipped.wasm", b"flippee"),
+            ("flipped.wasm.sig", flipped.as_bytes()),
+            ("other.wasm", b"other"),
+            ("other.wasm.sig", other.as_bytes()),
+            ("legacy.wasm", b"test"),
+            ("legacy.wasm.sig", LEGACY.1.as_bytes()),
+            ("readme.md", b""),
+        ];
+        let mut watched = Watched::signed(&files, &[key, LEGACY.0.parse().unwrap()]);
+        let mut said = Vec::new();
+        for _ in 0..5 {
+            said.push(watched.next().await);
+        }
+        said.sort();
+        let expected =
+            ["flipped bad-signature", "found good", "legacy bad-signature", "missing unsigned", "other untrusted-key"];
+        assert_eq!(said, expected);
+        // Only the signature changes.
+        fs::write(watched.dir.path().join("other.wasm.sig"), sign(&ours, b"other")).unwrap();
+        assert_eq!(watched.next().await, "found other");
+        // Another signature over the bytes that serve says nothing new.
+        fs::write(watched.dir.path().join("good.wasm.sig"), sign(&ours, b"good") + "\n").unwrap();
+        fs::write(watched.dir.path().join("missing.wasm.sig"), sign(&ours, b"missing")).unwrap();
+        assert_eq!(watched.next().await, "found missing");
+        assert!(watched.events.try_recv().is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn p_72_bytes_that_come_before_their_signature_are_one_swap() {
+        let (ours, key) = pair();
+        let first = sign(&ours, b"one");
+        let mut watched = Watched::signed(&[("a.wasm", b"one"), ("a.wasm.sig", first.as_bytes())], &[key]);
+        assert_eq!(watched.next().await, "found a");
+        fs::write(watched.dir.path().join("a.wasm"), b"two").unwrap();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(watched.events.try_recv().is_err());
+        fs::write(watched.dir.path().join("a.wasm.sig"), sign(&ours, b"two")).unwrap();
+        let event = watched.events.recv().await.unwrap();
+        assert!(matches!(&event, DirectoryEvent::Found { bytes, .. } if **bytes == *b"two"), "{event:?}");
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert!(watched.events.try_recv().is_err());
     }
 
     #[tokio::test(start_paused = true)]

@@ -21,6 +21,7 @@ mod meter;
 mod plugin;
 mod registry;
 mod settings;
+pub mod signature;
 mod text;
 mod ticker;
 mod wasi;
