@@ -99,6 +99,7 @@ pub fn start(
         debounce: checkers.debounce,
         stable_gap: checkers.stable_gap,
         poll_interval: checkers.poll_interval,
+        trusted_keys: checkers.trusted_keys.as_slice().into(),
         ..DirectoryOptions::new(&checkers.dir)
     });
     let (found_in, found) = mpsc::channel(FOUND_WAITING);

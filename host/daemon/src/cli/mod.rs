@@ -1,9 +1,11 @@
 //! The command line: what a person types, and nothing else. Each command is a module of its own.
 
+mod api;
 mod check;
 mod config;
 mod demo;
 mod explain;
+mod get;
 mod input;
 mod plugin;
 mod table;
@@ -43,6 +45,9 @@ enum Command {
     Check(check::CheckArgs),
     /// Say why a node was, or was not, repaired; asks a running daemon
     Explain(explain::ExplainArgs),
+    /// List what a running daemon has
+    #[command(subcommand)]
+    Get(get::GetCommand),
     /// Check, show or describe the configuration
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -129,6 +134,7 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => demo::main(&args),
         Command::Check(args) => check::main(&args),
         Command::Explain(args) => explain::main(&args),
+        Command::Get(command) => get::main(&command),
         Command::Config(command) => config::main(command),
         Command::Plugin(command) => plugin::main(command),
         Command::Completions { shell } => {

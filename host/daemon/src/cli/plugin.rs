@@ -1,11 +1,13 @@
 //! `apgar plugin`: looks into checker plugins without a daemon.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anyhow::Context;
+use apgar_engine::signature::{self, PublicKey};
 use serde_json::json;
 
-use super::{Output, table};
+use super::{Output, api, table};
 use crate::plugins::{self, Cache};
 
 /// Look into checker plugins
@@ -16,6 +18,15 @@ pub(crate) enum PluginCommand {
         settings, grants and limits of its table in the configuration file.\n\n\
         Exit codes: 0 the daemon would serve it; 1 it would not, with the reason.")]
     Inspect(InspectArgs),
+    /// Sign a component with a minisign secret key: writes FILE.sig, over one that is there
+    #[command(after_help = "The password of an encrypted key is read from APGAR_SIGN_PASSWORD. Put FILE.sig next to \
+        FILE, and the public key into checkers.trusted_keys.")]
+    Sign(SignArgs),
+    /// Hold a component against FILE.sig, as the daemon does when checkers.trusted_keys is set
+    #[command(after_help = "Exit codes: 0 valid; 1 not, with the reason.")]
+    Verify(VerifyArgs),
+    /// Take away a plugin of a running daemon whose file is gone, but which was kept because the directory looked odd
+    Unload(UnloadArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -31,8 +42,95 @@ pub(crate) struct InspectArgs {
     output: Output,
 }
 
+#[derive(Debug, clap::Args)]
+pub(crate) struct SignArgs {
+    /// The component
+    file: PathBuf,
+    /// The secret key, as `minisign -G` writes it
+    #[arg(long, value_name = "SECRET_KEY_FILE")]
+    key: PathBuf,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct VerifyArgs {
+    /// The component
+    file: PathBuf,
+    /// A public key to accept besides those of the configuration; may be repeated
+    #[arg(long, value_name = "PUBLIC_KEY")]
+    key: Vec<PublicKey>,
+    /// A configuration file, for checkers.trusted_keys
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// How to print
+    #[arg(long, short, value_enum, default_value_t)]
+    output: Output,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct UnloadArgs {
+    /// The plugin
+    name: String,
+    /// Where the daemon's API listens
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9626")]
+    api: String,
+}
+
 pub(crate) fn main(command: PluginCommand) -> anyhow::Result<ExitCode> {
-    let PluginCommand::Inspect(args) = command;
+    match command {
+        PluginCommand::Inspect(args) => inspect(&args),
+        PluginCommand::Sign(args) => sign(&args),
+        PluginCommand::Verify(args) => verify(&args),
+        PluginCommand::Unload(args) => {
+            let (status, answer) = api::ask(&args.api, reqwest::Method::DELETE, &["plugins", &args.name])?;
+            if !status.is_success() {
+                return api::refused(&args.api, status, &answer);
+            }
+            super::print(&format!("Unloaded {}.", args.name)).map(|()| ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn signature_of(file: &Path) -> PathBuf {
+    let mut path = file.as_os_str().to_owned();
+    path.push(".sig");
+    path.into()
+}
+
+fn sign(args: &SignArgs) -> anyhow::Result<ExitCode> {
+    let about_key = || format!("secret key {}", args.key.display());
+    let bytes = std::fs::read(&args.file).with_context(|| args.file.display().to_string())?;
+    let key = minisign::SecretKeyBox::from_string(&std::fs::read_to_string(&args.key).with_context(about_key)?)?;
+    // Without a password the library would ask for one; a build job has nobody to answer.
+    let key = match std::env::var_os("APGAR_SIGN_PASSWORD") {
+        Some(password) => key.into_secret_key(Some(password.to_string_lossy().into_owned())),
+        None => key.into_unencrypted_secret_key(),
+    };
+    let key = key.with_context(about_key).context("an encrypted key needs its password in APGAR_SIGN_PASSWORD")?;
+    let signature = minisign::sign(None, &key, bytes.as_slice(), None, None)?;
+    let path = signature_of(&args.file);
+    std::fs::write(&path, signature.into_string()).with_context(|| path.display().to_string())?;
+    super::print(&format!("Wrote {}.", path.display())).map(|()| ExitCode::SUCCESS)
+}
+
+fn verify(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
+    let settings = crate::settings::for_command(args.config.as_deref())?;
+    let keys: Vec<_> = args.key.iter().chain(&settings.checkers.trusted_keys).cloned().collect();
+    anyhow::ensure!(!keys.is_empty(), "no key is trusted: give --key PUBLIC_KEY, or set checkers.trusted_keys");
+    let bytes = std::fs::read(&args.file).with_context(|| args.file.display().to_string())?;
+    let path = signature_of(&args.file);
+    let signature = std::fs::read_to_string(&path)
+        .with_context(|| format!("unsigned: {} cannot be read; make it with `apgar plugin sign`", path.display()))?;
+    let verified = signature::verify(&keys, &bytes, &signature);
+    match (args.output, &verified) {
+        (Output::Json, Ok(id)) => super::print(&json!({"valid": true, "key": id.to_string()}).to_string())?,
+        (Output::Json, Err(refusal)) => super::print(&json!({"valid": false, "refusal": refusal}).to_string())?,
+        (Output::Table, Ok(id)) => super::print(&format!("Valid: signed by the key {id}."))?,
+        (Output::Table, Err(refusal)) => super::print(&format!("Not valid: {refusal}"))?,
+    }
+    Ok(ExitCode::from(u8::from(verified.is_err())))
+}
+
+fn inspect(args: &InspectArgs) -> anyhow::Result<ExitCode> {
     let settings = crate::settings::for_command(args.config.as_deref())?;
     let candidate = match args.file.to_str().filter(|_| !args.file.exists()) {
         Some(name) if plugins::bundled().iter().any(|(known, _)| *known == name) => {

@@ -138,6 +138,7 @@ fn checkers(resolver: &mut Resolver<'_>) -> Checkers {
         stable_gap: resolver.get(&keys::STABLE_GAP).value,
         poll_interval: resolver.get(&keys::POLL_INTERVAL).value,
         max: resolver.get(&keys::MAX_PLUGINS).value,
+        trusted_keys: resolver.get(&keys::TRUSTED_KEYS).value,
         drain_timeout: resolver.get(&keys::DRAIN_TIMEOUT).value,
         defaults: checker(resolver, None),
         named: names.into_iter().map(|name| (name.clone(), checker(resolver, Some(&name)))).collect(),

@@ -8,7 +8,9 @@ use std::time::Duration;
 use serde_json::Value as Json;
 
 use super::Flags;
-use super::kind::{Concurrent, Count, Kind, LabelValues, Maybe, Size, Span, Switch, Table, Text, Unit, Word, Words};
+use super::kind::{
+    Concurrent, Count, Kind, LabelValues, Maybe, PublicKeys, Size, Span, Switch, Table, Text, Unit, Word, Words,
+};
 use super::selector::is_selector;
 use super::settings::{
     ExecutorKind, Grant, Kubeconfig, LogFormat, LogLevel, Profile, RestartPolicy, Secret, StoreKind,
@@ -374,6 +376,11 @@ table! {
         "checkers.max",
         Count { default: 64, min: 1, max: 64 },
         "How many plugins are loaded; the surplus is refused.",
+    );
+    TRUSTED_KEYS: PublicKeys = Key::new(
+        "checkers.trusted_keys",
+        PublicKeys,
+        "Minisign public keys. If any is set, each plugin <name>.wasm of the directory needs <name>.wasm.sig by one of them.",
     );
     DRAIN_TIMEOUT: Span = Key::new(
         "checkers.drain_timeout",

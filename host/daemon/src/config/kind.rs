@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use apgar_core::policy::ConcurrentLimit;
+use apgar_engine::signature::PublicKey;
 use serde_json::{Value as Json, json};
 use toml::Spanned;
 use toml::de::{DeInteger, DeTable, DeValue};
@@ -493,6 +494,49 @@ pub(super) fn each_once<'a>(values: impl IntoIterator<Item = &'a str>) -> Vec<St
         }
     }
     kept
+}
+
+/// Minisign public keys. No variable and no flag has this kind.
+#[derive(Clone, Copy)]
+pub(super) struct PublicKeys;
+
+impl Kind for PublicKeys {
+    type Value = Vec<PublicKey>;
+
+    fn default(&self) -> Self::Value {
+        Vec::new()
+    }
+
+    fn read(&self, value: &DeValue<'_>) -> Result<Self::Value, Refused> {
+        // All of a .pub file, or with space around it: what was meant is in there.
+        let meant = |text: &str| {
+            text.split_whitespace()
+                .find(|word| word.parse::<PublicKey>().is_ok())
+                .map(|word| format!("[{}]", quoted(word)))
+        };
+        if let Some(text) = value.as_str() {
+            return Err(Refused::hint(meant(text)));
+        }
+        items(value, |text| text.parse().map_err(|_| meant(text)))
+    }
+
+    fn parse(&self, _text: &str) -> Option<Self::Value> {
+        None
+    }
+
+    fn accepted(&self) -> String {
+        "a list of minisign public keys: the second line of each .pub file, 56 characters that begin with RWQ"
+            .to_owned()
+    }
+
+    fn show(&self, value: &Self::Value) -> String {
+        let keys: Vec<_> = value.iter().map(ToString::to_string).collect();
+        list(keys.iter().map(String::as_str))
+    }
+
+    fn schema(&self) -> Json {
+        json!({"type": "array", "items": {"type": "string", "pattern": "^RW[A-Za-z0-9+/]{54}$"}})
+    }
 }
 
 /// A table that only the checker understands.

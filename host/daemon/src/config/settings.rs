@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use apgar_core::policy::Policy;
+use apgar_engine::signature::PublicKey;
 
 use super::error::Shown;
 
@@ -248,6 +249,8 @@ pub struct Checkers {
     pub poll_interval: Duration,
     /// How many plugins are loaded at most.
     pub max: u32,
+    /// Whose signatures are accepted. Empty: no plugin needs one.
+    pub trusted_keys: Vec<PublicKey>,
     /// How long a replaced generation may finish its checks.
     pub drain_timeout: Duration,
     /// What holds for a checker without a table of its own.

@@ -13,6 +13,24 @@ const ACCOUNT: [(&str, &str); 3] =
     [("CIVO_API_KEY", "hunter2"), ("CIVO_API_URL", "https://api.civo.com"), ("CIVO_CLUSTER_ID", "c-1")];
 
 #[test]
+fn trusted_keys_are_read_and_each_is_checked() {
+    const KEY: &str = "RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3";
+    let text = |keys: &str| format!("[checkers]\ntrusted_keys = {keys}");
+    let (settings, _) = load(sources(&text(&format!("[\"{KEY}\"]")), &[])).unwrap();
+    assert_eq!(settings.checkers.trusted_keys[0].to_string(), KEY);
+    let shown = settings.show().iter().find(|shown| shown.key == "checkers.trusted_keys").unwrap();
+    assert_eq!(shown.value, format!("[\"{KEY}\"]"));
+    for (bad, said) in [
+        (format!("[\"{KEY}\", \"RWQ\"]"), "begin with RWQ"),
+        (format!("\"{KEY}\""), KEY),
+        (format!("[\"untrusted comment: ours\\n{KEY}\"]"), KEY),
+    ] {
+        let error = load(sources(&text(&bad), &[])).unwrap_err().to_string();
+        assert!(error.contains("checkers.trusted_keys") && error.contains(said), "{error}");
+    }
+}
+
+#[test]
 fn without_any_source_everything_is_as_the_rules_have_it_and_nothing_acts() {
     let (settings, warnings) = load(Sources::default()).unwrap();
     assert_eq!(settings.policy, Policy::default());
