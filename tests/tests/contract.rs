@@ -11,12 +11,20 @@ use apgar_engine::{Candidate, Compile, Digest, Engine, EngineConfig, Grants, Lim
 
 /// The files of each published version, by digest. A change of one breaks every compiled checker: add a new
 /// interface or a new version beside it instead (`wit/README.md`).
-const PUBLISHED: [(&str, &str); 5] = [
+const PUBLISHED: [(&str, &str); 13] = [
     ("checker-0.1.0/checker.wit", "27ffffa8f136030c1291a782061a1c012d19d8fe24fd6e26816a5d57abefba4e"),
     ("checker-0.1.0/log.wit", "560f7405c167c37f9f983eceabe363d7fb422594208dbb033e867e3c9a66cee5"),
     ("checker-0.1.0/node.wit", "594956f9614c134c6173c8751166ba45e788fb33d75cc6dfd5ec98bf2417a7dd"),
     ("checker-0.1.0/types.wit", "f94b90d862cd7cdd8d68413d039a01da58b81f69d4fa442c7578137283fbd992"),
     ("checker-0.1.0/world.wit", "7fc5651a98fb145a8b23a939ff24628eef7ed2108ccae42ecca73fc2e7821861"),
+    ("checker-0.1.1/checker.wit", "51eb6bae29805881c9089cda850152c371bd8cd3323397fad9ed5ba4930217e1"),
+    ("checker-0.1.1/clock.wit", "324cb7b4d1f4beb81b027555a82ba71bb3ec9671636c98beb4ce4256e814119b"),
+    ("checker-0.1.1/http.wit", "50f776593eb08cebac50deb05caf2d0718f0f2e2fd9ba9d7b03ee9e76b06e845"),
+    ("checker-0.1.1/log.wit", "3bb0a347af1ef3973cfaff6c51afa1dbc4a735161f8498418d6114b58de7d79f"),
+    ("checker-0.1.1/memory.wit", "0a67cea29a58ad3d6222dce744e6b8d6a9af749ae01b0ccdda72a074c6c6d0fe"),
+    ("checker-0.1.1/node.wit", "9b57b431ef490d109dae66a57f6778f2811e279932b66c134a41ae971b26f284"),
+    ("checker-0.1.1/types.wit", "d384e2cbb1d67417491bd86156786243ea49a03b931ed9652d8336e3fa117e15"),
+    ("checker-0.1.1/world.wit", "c9f7993765a39023384e4c204739d50cc10f2737dcecb72872d2869348c92823"),
 ];
 
 fn repository() -> PathBuf {
@@ -29,8 +37,11 @@ fn a_published_version_is_frozen() -> Result<()> {
         let found = Digest::of(&fs::read(repository().join("wit").join(file))?).to_string();
         ensure!(found == digest, "wit/{file} is published and must not change; its digest is now {found}");
     }
-    let files = fs::read_dir(repository().join("wit/checker-0.1.0"))?.count();
-    ensure!(files == PUBLISHED.len(), "{files} files in wit/checker-0.1.0, {} are frozen", PUBLISHED.len());
+    for version in ["checker-0.1.0", "checker-0.1.1"] {
+        let files = fs::read_dir(repository().join("wit").join(version))?.count();
+        let frozen = PUBLISHED.iter().filter(|(file, _)| file.starts_with(version)).count();
+        ensure!(files == frozen, "{files} files in wit/{version}, {frozen} are frozen");
+    }
     Ok(())
 }
 

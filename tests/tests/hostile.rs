@@ -221,11 +221,11 @@ specials! {
     ),
     other_version: "other-version" => Refused(
         RefusalReason::WrongWorld,
-        "exports apgar:checker/checker@0.2.0; this Apgar serves 0.1.0",
+        "exports apgar:checker/checker@0.2.0; this Apgar serves 0.1.1",
     ),
     other_world: "other-world" => Refused(
         RefusalReason::WrongWorld,
-        "exports acme:filter/filter@1.0.0; a checker exports apgar:checker/checker@0.1.0",
+        "exports acme:filter/filter@1.0.0; a checker exports apgar:checker/checker@0.1.1",
     ),
     garbage: "garbage" => Refused(RefusalReason::NotAComponent, "not WebAssembly"),
     empty: "empty" => Refused(RefusalReason::NotAComponent, "empty.wasm is empty"),

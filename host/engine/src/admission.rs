@@ -1,14 +1,13 @@
 //! Admission: all that can be known about a component without running or compiling it. What ends here is a refusal,
 //! and its message is all an author of a checker gets: it says what was found, where, and what would be right.
 
-use std::collections::BTreeSet;
 use std::fmt;
 
 use wasmparser::component_types::{ComponentEntityType, ComponentItem};
 use wasmparser::types::Types;
 use wasmparser::{FuncValidatorAllocations, Parser, Payload, ValidPayload, Validator};
 
-use crate::bindings::{LOG, NODE, PACKAGE, VERSION};
+use crate::bindings::{CLOCK, HTTP, LOG, MEMORY, NODE, PACKAGE, VERSION};
 use crate::death::{Refusal, RefusalReason};
 use crate::plugin::{Capability, Grants};
 use crate::settings;
@@ -24,6 +23,8 @@ pub(crate) struct Admitted {
     pub(crate) settings: Option<String>,
     /// True if it needs WASI.
     pub(crate) wasi: bool,
+    /// The capabilities it imports, all of them granted.
+    pub(crate) uses: Grants,
     /// True if its imports prove it a function of node and settings.
     pub(crate) pure: bool,
     /// The largest memory any of its modules declares, in bytes.
@@ -41,19 +42,20 @@ pub(crate) fn admit(name: &str, bytes: &[u8], grants: &Grants) -> Result<Admitte
     kind(name, bytes)?;
     let outside = Outside::of(name, bytes)?;
     let checker = outside.checker(name)?;
-    let mut used = BTreeSet::new();
+    let mut uses = Grants::new();
     for import in &outside.imports {
-        used.extend(permit(name, import, grants)?);
+        uses.extend(permit(name, import, grants)?);
     }
-    let uses = |prefix: &str| outside.imports.iter().any(|import| import.name.starts_with(prefix));
+    let imports = |prefix: &str| outside.imports.iter().any(|import| import.name.starts_with(prefix));
     // WASI is frozen unless the clock was granted, so only then does it cost purity.
-    let clocked = grants.contains(&Capability::Clock) && (uses("wasi:clocks/") || uses("wasi:random/"));
+    let clocked = grants.contains(&Capability::Clock) && (imports("wasi:clocks/") || imports("wasi:random/"));
     let settings = outside.exported("settings").filter(|export| export.functions.iter().any(|f| f == "configure"));
     Ok(Admitted {
         checker: checker.to_owned(),
         settings: settings.map(|export| export.name.clone()),
-        wasi: uses("wasi:"),
-        pure: !clocked && !used.into_iter().any(Capability::costs_purity),
+        wasi: imports("wasi:"),
+        pure: !clocked && !uses.iter().copied().any(Capability::costs_purity),
+        uses,
         declared_memory: outside.declared_memory,
         imports: outside.imports.into_iter().filter(|i| !i.functions.is_empty()).map(|i| i.name).collect(),
     })
@@ -100,22 +102,30 @@ fn permit(name: &str, import: &Interface, grants: &Grants) -> Result<Option<Capa
                 "of another version: this Apgar serves {PACKAGE}@{VERSION}. Build the checker against wit/checker-{VERSION}"
             ));
         }
-        let known = match interface {
-            "types" => return Ok(None),
-            "node" => NODE,
-            "log" => LOG,
-            other => match Capability::parse(other).map(granted).transpose()? {
-                Some(_) => {
-                    return unknown(format_args!("which {PACKAGE}@{VERSION} does not have: remove it from the world"));
-                }
-                None => return unknown(format_args!("which is no interface of {PACKAGE}@{VERSION}")),
-            },
+        let capability = Capability::parse(interface);
+        let known = match capability {
+            Some(Capability::Clock) => CLOCK,
+            Some(Capability::Http) => HTTP,
+            Some(Capability::Log) => LOG,
+            Some(Capability::Memory) => MEMORY,
+            Some(Capability::Pods) => {
+                return unknown(format_args!(
+                    "which this version of Apgar does not serve yet, whatever is granted: remove it from the world"
+                ));
+            }
+            None if interface == "node" => NODE,
+            None if interface == "types" => return Ok(None),
+            None => return unknown(format_args!("which is no interface of {PACKAGE}@{VERSION}")),
+        };
+        let used = match capability {
+            Some(Capability::Log) | None => None,
+            Some(capability) => granted(capability)?,
         };
         return match import.functions.iter().find(|function| !known.contains(&function.as_str())) {
             Some(newer) => unknown(format_args!(
                 "of which `{newer}` is newer than this Apgar: it serves {PACKAGE}@{VERSION}. Upgrade Apgar, or do without"
             )),
-            None => Ok(None),
+            None => Ok(used),
         };
     }
     if import.name.starts_with("wasi:http/") {

@@ -13,7 +13,7 @@ use crate::check;
 use crate::clock;
 use crate::engine::{Finished, Inner, Job};
 use crate::host::Meter;
-use crate::limits::{PLUGIN_PERMITS, TICK};
+use crate::limits::TICK;
 use crate::plugin::Plugin;
 
 /// How long a runner keeps its thread and its permits: as long as a spinning guest does, so that both get the same
@@ -35,7 +35,7 @@ struct Queue {
 
 pub(crate) fn submit(inner: &Arc<Inner>, guests: &Runtime, jobs: Vec<Job>, done: &mpsc::Sender<Vec<Finished>>) {
     for (plugin, jobs) in by_plugin(jobs) {
-        let runners = PLUGIN_PERMITS.min(jobs.len());
+        let runners = plugin.at_once.min(jobs.len());
         let queue = Arc::new(Queue { plugin, jobs: Mutex::new(jobs.into_iter()) });
         for _ in 0..runners {
             guests.spawn(run(inner.clone(), queue.clone(), done.clone()));

@@ -8,24 +8,41 @@ use wasmtime::Store;
 use wasmtime::component::{ComponentExportIndex, HasSelf, Instance, Linker, TypedFunc};
 
 use crate::host::{Host, LogLevel};
+use crate::http::Fetched;
 use crate::limits;
+use crate::memory::Pad;
 
-use plugin::apgar::checker::{log, node, types};
+use plugin::apgar::checker::{clock, http, log, memory, node, types};
 
 mod plugin {
     wasmtime::component::bindgen!({
-        path: "../../wit/checker-0.1.0",
-        world: "plugin",
-        imports: { default: trappable },
+        inline: "package apgar:host;
+                 world host {
+                     include apgar:checker/plugin@0.1.1;
+                     import apgar:checker/clock@0.1.1;
+                     import apgar:checker/http@0.1.1;
+                     import apgar:checker/memory@0.1.1;
+                 }",
+        path: "../../wit/checker-0.1.1",
+        world: "apgar:host/host",
+        imports: { "apgar:checker/http": async | trappable, default: trappable },
         exports: { default: async },
     });
 }
 
 /// The contract's package.
 pub(crate) const PACKAGE: &str = "apgar:checker";
-/// The version that is served. Another patch version of it is the same contract.
-pub(crate) const VERSION: &str = "0.1.0";
+/// The newest version that is served. Another patch version of it is the same contract.
+pub(crate) const VERSION: &str = "0.1.1";
 
+/// What `clock` of that version has.
+pub(crate) const CLOCK: &[&str] = &["now", "time-remaining"];
+/// What `http` of that version has.
+pub(crate) const HTTP: &[&str] = &["get"];
+/// What `log` of that version has.
+pub(crate) const LOG: &[&str] = &["write"];
+/// What `memory` of that version has.
+pub(crate) const MEMORY: &[&str] = &["load", "store"];
 /// What `node` of that version has. A component that asks for more was built for a newer Apgar.
 pub(crate) const NODE: &[&str] = &[
     "name",
@@ -43,12 +60,10 @@ pub(crate) const NODE: &[&str] = &[
     "capacity",
     "allocatable",
 ];
-/// What `log` of that version has.
-pub(crate) const LOG: &[&str] = &["write"];
 
 /// Answers the contract's imports.
 pub(crate) fn add_to_linker(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
-    plugin::Plugin::add_to_linker::<Host, HasSelf<Host>>(linker, |host| host)
+    plugin::Host_::add_to_linker::<Host, HasSelf<Host>>(linker, |host| host)
 }
 
 /// Where a component keeps what we call, looked up once per load.
@@ -219,6 +234,52 @@ impl log::Host for Host {
     }
 }
 
+impl clock::Host for Host {
+    fn now(&mut self) -> wasmtime::Result<u64> {
+        self.asked(0)?;
+        Ok(crate::clock::unix_ms())
+    }
+
+    fn time_remaining(&mut self) -> wasmtime::Result<u64> {
+        self.asked(0)?;
+        Ok(u64::try_from(self.time_left().as_millis()).unwrap_or(u64::MAX))
+    }
+}
+
+impl memory::Host for Host {
+    fn load(&mut self) -> wasmtime::Result<Option<Vec<u8>>> {
+        self.asked(0)?;
+        Ok(self.pad.as_mut().and_then(Pad::load).map(|blob| blob.to_vec()))
+    }
+
+    fn store(&mut self, blob: Vec<u8>) -> wasmtime::Result<Result<(), String>> {
+        self.asked(blob.len())?;
+        // None while the plugin is loaded: the node of the self-check is nobody's, and nothing is kept of it.
+        let Some(pad) = &mut self.pad else {
+            return Ok(Ok(()));
+        };
+        let stored = pad.store(blob);
+        self.stores_refused = self.stores_refused.saturating_add(u32::from(stored.is_err()));
+        Ok(stored.map_err(|why| why.to_string()))
+    }
+}
+
+impl http::Host for Host {
+    async fn get(
+        &mut self,
+        url: String,
+        headers: Vec<http::Header>,
+    ) -> wasmtime::Result<Result<http::Response, String>> {
+        let bytes = headers.iter().map(|header| header.name.len() + header.value.len()).sum::<usize>();
+        self.asked(url.len().saturating_add(bytes))?;
+        let headers = headers.into_iter().map(|http::Header { name, value }| (name, value)).collect();
+        Ok(match self.fetch(url, headers).await {
+            Ok(Fetched { status, body }) => Ok(http::Response { status, body }),
+            Err(error) => Err(error.to_string()),
+        })
+    }
+}
+
 impl Host {
     fn answer(&mut self, asked: usize, find: impl FnOnce(&Node) -> &str) -> wasmtime::Result<String> {
         let node = self.asked(asked)?;
@@ -256,11 +317,11 @@ mod tests {
     #[test]
     fn the_lists_of_functions_are_those_of_the_contract() {
         let mut contract = wit_parser::Resolve::default();
-        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../wit/checker-0.1.0");
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../wit/checker-0.1.1");
         let (package, _) = contract.push_path(dir).unwrap();
         let package = &contract.packages[package];
         assert_eq!(package.name.to_string(), format!("{PACKAGE}@{VERSION}"));
-        for (interface, known) in [("node", NODE), ("log", LOG)] {
+        for (interface, known) in [("clock", CLOCK), ("http", HTTP), ("log", LOG), ("memory", MEMORY), ("node", NODE)] {
             let interface = &contract.interfaces[package.interfaces[interface]];
             assert!(interface.functions.keys().eq(known), "{:?}", interface.functions.keys());
         }

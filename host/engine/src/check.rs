@@ -14,6 +14,7 @@ use crate::clock;
 use crate::death::{Cause, Death, Stage};
 use crate::host::{Host, LogLevel, LogLine, Meter, Overuse, TooMuch};
 use crate::limits;
+use crate::memory::End;
 use crate::meter::{Allowance, Ended, Spent, Watch};
 use crate::plugin::{Capability, Plugin};
 use crate::text;
@@ -62,12 +63,16 @@ pub struct Corrections {
     pub log_cut: u32,
     /// Answers to the guest that were too long.
     pub answers_cut: u32,
+    /// Blobs that were too large to be kept.
+    pub stores_refused: u32,
+    /// Requests that may not be made.
+    pub requests_refused: u32,
 }
 
 impl Corrections {
     /// Each field with how often it was put right: the label values of a metric.
     #[must_use]
-    pub fn counts(&self) -> [(&'static str, u32); 6] {
+    pub fn counts(&self) -> [(&'static str, u32); 8] {
         [
             ("reason", u32::from(self.reason)),
             ("threshold", u32::from(self.threshold)),
@@ -75,6 +80,8 @@ impl Corrections {
             ("log-dropped", self.log_dropped),
             ("log-cut", self.log_cut),
             ("answer", self.answers_cut),
+            ("store-refused", self.stores_refused),
+            ("request-refused", self.requests_refused),
         ]
     }
 }
@@ -96,8 +103,13 @@ pub(crate) async fn check(plugin: &Plugin, node: Arc<Node>, meter: &Arc<Meter>, 
     }
     let started = clock::now();
     let limits = &plugin.limits;
-    let mut store = store(plugin, node, meter, limits.cpu_ticks());
-    let allowance = Allowance { wall: limits.wall_limit, waiting: limits.call_deadline };
+    let wall = limits.wall(plugin.asker.is_some());
+    let mut store = store(plugin, node.clone(), meter, limits.cpu_ticks());
+    let host = store.data_mut();
+    host.ends_after(wall);
+    host.asker = plugin.asker.clone();
+    host.pad = plugin.memories.as_ref().map(|memories| memories.take(&plugin.key, &node, limits.scratchpad));
+    let allowance = Allowance { wall, waiting: limits.call_deadline };
     let (ended, spent) = {
         let run = pin!(judge(plugin, &mut store));
         Watch::new(run, meter, allowance, started).await
@@ -106,6 +118,9 @@ pub(crate) async fn check(plugin: &Plugin, node: Arc<Node>, meter: &Arc<Meter>, 
     let result = settle(ended, spent, Stage::Check, started, ticker);
     let mut done = conclude(plugin, result, &mut store, spent);
     done.log_lines.extend(trace);
+    if let (Some(memories), Some(pad)) = (&plugin.memories, store.data_mut().pad.take()) {
+        memories.put(&plugin.key, &node, pad, done.end());
+    }
     drop(store);
     done.took = started.elapsed();
     done
@@ -237,7 +252,7 @@ fn conclude(plugin: &Plugin, result: Result<Said, Fault>, store: &mut Store<Host
     let verdict = match result {
         Ok(Said::Verdict { healthy, mut reason, threshold }) => {
             remember = plugin.pure;
-            corrections.reason = correct_reason(&mut reason);
+            corrections.reason = correct_reason(&mut reason, plugin.limits.reason);
             corrections.threshold = threshold > limits::THRESHOLD_MAX;
             let judgement =
                 Judgement { reason: plugin.reasons.share(&reason), threshold: threshold.min(limits::THRESHOLD_MAX) };
@@ -282,6 +297,8 @@ fn conclude(plugin: &Plugin, result: Result<Said, Fault>, store: &mut Store<Host
     corrections.log_dropped = log_dropped;
     corrections.log_cut = log_cut;
     corrections.answers_cut = host.answers_cut;
+    corrections.stores_refused = host.stores_refused;
+    corrections.requests_refused = host.requests_refused;
     CheckDone {
         verdict,
         remember,
@@ -297,12 +314,12 @@ fn conclude(plugin: &Plugin, result: Result<Said, Fault>, store: &mut Store<Host
     }
 }
 
-fn correct_reason(reason: &mut String) -> bool {
+fn correct_reason(reason: &mut String, most: usize) -> bool {
     if reason.trim().is_empty() {
         NO_REASON.clone_into(reason);
         return true;
     }
-    text::clean(reason) | text::cut(reason, limits::REASON)
+    text::clean(reason) | text::cut(reason, most)
 }
 
 fn unknown(cause: UnknownCause, detail: Arc<str>) -> Verdict {
@@ -326,6 +343,15 @@ impl CheckDone {
         }
     }
 
+    /// What the end of the check means for what the guest stored.
+    fn end(&self) -> End {
+        match &self.death {
+            None if self.fault.is_none() => End::Returned,
+            Some(death) if death.cause != Cause::HostStarved => End::Died,
+            Some(_) | None => End::Cut,
+        }
+    }
+
     /// Our own machinery failed around a check.
     pub(crate) fn fault(what: impl Into<String>) -> Self {
         let what = what.into();
@@ -346,7 +372,7 @@ mod tests {
     #[track_caller]
     fn check_reason(said: &str, expected: &str) {
         let mut reason = said.to_owned();
-        assert_eq!(correct_reason(&mut reason), said != expected);
+        assert_eq!(correct_reason(&mut reason, limits::REASON), said != expected);
         assert_eq!(reason, expected);
     }
 

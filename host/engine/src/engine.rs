@@ -14,8 +14,10 @@ use crate::cache::Cache;
 use crate::check::{self, CheckDone};
 use crate::death::LoadError;
 use crate::host::{Host, Meter};
+use crate::http::Threads;
 use crate::limits::{ENGINE_PERMITS, Limits, START_PERMITS};
 use crate::load;
+use crate::memory::Memories;
 use crate::plugin::{Grants, Plugin, Source};
 use crate::ticker::{Ticker, TickerHealth};
 use crate::{bindings, settings, wasi};
@@ -119,6 +121,8 @@ pub(crate) struct Inner {
     pub(crate) compiling: Mutex<()>,
     /// The slots of the pool that checks leave free.
     pub(crate) starts: Semaphore,
+    pub(crate) memories: Arc<Memories>,
+    pub(crate) http: Threads,
     guests: Option<Runtime>,
 }
 
@@ -160,6 +164,8 @@ impl Engine {
                 permits: Semaphore::new(ENGINE_PERMITS),
                 compiling: Mutex::new(()),
                 starts: Semaphore::new(START_PERMITS),
+                memories: Arc::default(),
+                http: Threads::default(),
                 guests: Some(guests),
             }),
         })
@@ -214,6 +220,16 @@ impl Engine {
     /// of the jobs. Once `done` is closed the rest is dropped. Returns at once; may be called from anywhere.
     pub fn submit(&self, jobs: Vec<Job>, done: mpsc::Sender<Vec<Finished>>) {
         batch::submit(&self.inner, self.guests(), jobs, &done);
+    }
+
+    /// Forgets what a plugin stored: it is gone.
+    pub fn forget_plugin(&self, plugin: &CheckerKey) {
+        self.inner.memories.forget_plugin(plugin);
+    }
+
+    /// Forgets what plugins stored for a node: it is gone.
+    pub fn forget_node(&self, node: &NodeName) {
+        self.inner.memories.forget_node(node);
     }
 
     fn guests(&self) -> &Runtime {

@@ -3,12 +3,16 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use apgar_core::node::Node;
 use serde::Serialize;
 use wasmtime::{ResourceLimiter, UpdateDeadline};
 
+use crate::clock;
+use crate::http::{Asker, Failed, Fetched, Refused};
 use crate::limits::{self, Limits};
+use crate::memory::Pad;
 use crate::text;
 use crate::wasi::Wasi;
 
@@ -40,6 +44,7 @@ pub struct LogLine {
 pub(crate) struct Meter {
     ticks: AtomicU32,
     yielded: AtomicBool,
+    asking: AtomicBool,
 }
 
 impl Meter {
@@ -47,6 +52,7 @@ impl Meter {
     pub(crate) fn reset(&self) {
         self.ticks.store(0, Ordering::Relaxed);
         self.yielded.store(false, Ordering::Relaxed);
+        self.asking.store(false, Ordering::Relaxed);
     }
 
     /// The ticks charged so far.
@@ -57,6 +63,11 @@ impl Meter {
     /// True if the run's last pause was a yield of ours and not a wait in an import.
     pub(crate) fn take_yielded(&self) -> bool {
         self.yielded.swap(false, Ordering::Relaxed)
+    }
+
+    /// True while a request is under way, whose wait has limits of its own.
+    pub(crate) fn asking(&self) -> bool {
+        self.asking.load(Ordering::Relaxed)
     }
 }
 
@@ -71,6 +82,16 @@ pub(crate) struct Host {
     pub(crate) memory: Memory,
     pub(crate) log: Log,
     pub(crate) answers_cut: u32,
+    pub(crate) stores_refused: u32,
+    pub(crate) requests_refused: u32,
+    /// What was kept for this node. None while the plugin is loaded.
+    pub(crate) pad: Option<Pad>,
+    /// None while the plugin is loaded: the self-check must not hang on a server.
+    pub(crate) asker: Option<Arc<Asker>>,
+    http_calls: u32,
+    http_calls_left: u32,
+    http_timeout: Duration,
+    ends: Instant,
     pub(crate) wasi: Option<Box<Wasi>>,
 }
 
@@ -92,6 +113,14 @@ impl Host {
             memory: Memory { used: 0, peak: 0, limit: limits.memory, elements: 0 },
             log: Log { lines: Vec::new(), most: limits.log_lines, longest: limits.log_line, dropped: 0, cut: 0 },
             answers_cut: 0,
+            stores_refused: 0,
+            requests_refused: 0,
+            pad: None,
+            asker: None,
+            http_calls: limits.http_calls,
+            http_calls_left: limits.http_calls,
+            http_timeout: limits.http_timeout,
+            ends: clock::now() + limits.wall_limit,
             wasi,
         }
     }
@@ -102,6 +131,36 @@ impl Host {
         self.calls_left = self.calls_left.checked_sub(1).ok_or(Overuse::Calls)?;
         self.bytes_left = self.bytes_left.checked_sub(bytes as u64).ok_or(Overuse::Bytes)?;
         Ok(self.node.clone())
+    }
+
+    /// Until when the run is ended: the start's own time where it is one.
+    pub(crate) fn ends_after(&mut self, span: Duration) {
+        self.ends = clock::now() + span;
+    }
+
+    /// Wall time until the run is ended.
+    pub(crate) fn time_left(&self) -> Duration {
+        self.ends.saturating_duration_since(clock::now())
+    }
+
+    /// Makes a request, if the guest may make one. It takes no longer than one may, and than is left of the check.
+    pub(crate) async fn fetch(&mut self, url: String, headers: Vec<(String, String)>) -> Result<Fetched, Failed> {
+        let limit = self.http_timeout.min(self.time_left());
+        let result = match (&self.asker, self.http_calls_left.checked_sub(1)) {
+            (None, _) => Err(Refused::Loading.into()),
+            (Some(_), None) => Err(Refused::Calls(self.http_calls).into()),
+            (Some(asker), Some(left)) => {
+                self.http_calls_left = left;
+                let asker = asker.clone();
+                self.meter.asking.store(true, Ordering::Relaxed);
+                let result = asker.get(&url, headers, limit).await;
+                self.meter.asking.store(false, Ordering::Relaxed);
+                result
+            }
+        };
+        let refused = matches!(result, Err(Failed::Refused(_)));
+        self.requests_refused = self.requests_refused.saturating_add(u32::from(refused));
+        result
     }
 
     /// Ticks charged so far.

@@ -15,8 +15,10 @@ mod death;
 mod directory;
 mod engine;
 mod host;
+mod http;
 pub mod limits;
 mod load;
+mod memory;
 mod meter;
 mod plugin;
 mod registry;
@@ -35,6 +37,7 @@ pub use directory::{
 };
 pub use engine::{Candidate, Compile, Engine, EngineConfig, EngineError, Finished, Job};
 pub use host::{LogLevel, LogLine};
+pub use http::{Allowed, NotAServer};
 pub use limits::{Limits, Profile};
 pub use load::too_large;
 pub use plugin::{Capability, Compiled, Description, Digest, Generation, Grants, Plugin, Source};

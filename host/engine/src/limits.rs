@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::http::Allowed;
+
 const MIB: u64 = 1 << 20;
 
 /// Guest code per call: fifty times what a slow native checker needs, and short enough that forty spinning
@@ -97,12 +99,36 @@ pub const REASONS: usize = 16;
 /// One described reason.
 pub const DESCRIBED_REASON: usize = 64;
 
+/// Requests of one check: a status page or two, and a second try.
+pub const HTTP_CALLS: u32 = 4;
+/// Four times that. With the longest time-out a check then holds one of its plugin's permits for 160 s.
+pub const HTTP_CALLS_MAX: u32 = 16;
+/// One request, from the name's resolution to the last byte: what a server nearby needs when it is busy.
+pub const HTTP_TIMEOUT: Duration = Duration::from_secs(2);
+/// For a server far away.
+pub const HTTP_TIMEOUT_MAX: Duration = Duration::from_secs(10);
+/// The body of an answer; what is beyond is not read. A status page fits, and eight checks hold half a MiB.
+pub const HTTP_BODY: usize = 64 << 10;
+/// Headers of one request that a guest may set.
+pub const HTTP_HEADERS: usize = 16;
+/// Servers that one plugin may ask: a list that a person has read.
+pub const HTTP_ALLOW: usize = 64;
+
+/// A blob of the scratchpad: a few counters and timestamps. 4 000 nodes at that size are 16 MiB.
+pub const SCRATCHPAD: u64 = 4 << 10;
+/// What a guest may be handed back at each check without its check becoming mostly that.
+pub const SCRATCHPAD_MAX: u64 = 64 << 10;
+/// All blobs of all plugins together. A daemon has 128 MiB; past this a guest is told that there is no room.
+pub const SCRATCHPADS: u64 = 32 * MIB;
+
 /// Entries of the WASI resource table. Wasmtime's own default is a million.
 pub const RESOURCES: usize = 1_000;
 
 /// Checks of one plugin at once: a second one fills the gap while the first is written off, a third would only
 /// take a thread from others.
 pub const PLUGIN_PERMITS: usize = 2;
+/// Checks at once of a plugin that makes requests: they mostly wait, and two would judge a fleet too slowly.
+pub const HTTP_PERMITS: usize = 8;
 /// Checks at once in the whole engine: two slots of the pool stay free for self-checks.
 pub const ENGINE_PERMITS: usize = 30;
 /// Starts at once: one that spins until its deadline does not hold up another.
@@ -154,6 +180,16 @@ pub struct Limits {
     pub log_lines: u32,
     /// Bytes per log line.
     pub log_line: usize,
+    /// Bytes of a reason.
+    pub reason: usize,
+    /// Requests per check; a further one gets an error.
+    pub http_calls: u32,
+    /// One request.
+    pub http_timeout: Duration,
+    /// The servers that may be asked. None: every request gets an error.
+    pub http_allow: Vec<Allowed>,
+    /// Bytes that are kept per node; a larger blob gets an error.
+    pub scratchpad: u64,
 }
 
 impl Limits {
@@ -172,6 +208,11 @@ impl Limits {
             host_bytes: HOST_BYTES,
             log_lines: LOG_LINES,
             log_line: LOG_LINE,
+            reason: REASON,
+            http_calls: HTTP_CALLS,
+            http_timeout: HTTP_TIMEOUT,
+            http_allow: Vec::new(),
+            scratchpad: SCRATCHPAD,
         };
         match profile {
             Profile::Native => native,
@@ -197,6 +238,7 @@ impl Limits {
             ("wall_limit", self.wall_limit, WALL_LIMIT_MAX),
             ("startup_deadline", self.startup_deadline, STARTUP_DEADLINE_MAX),
             ("compile_deadline", self.compile_deadline, COMPILE_DEADLINE_MAX),
+            ("http_timeout", self.http_timeout, HTTP_TIMEOUT_MAX),
         ];
         for (key, given, max) in durations {
             if given.is_zero() || given > max {
@@ -214,13 +256,30 @@ impl Limits {
             ("host_bytes", self.host_bytes, HOST_BYTES_MAX),
             ("log_lines", u64::from(self.log_lines), u64::from(LOG_LINES_MAX)),
             ("log_line", self.log_line as u64, LOG_LINE as u64),
+            ("reason", self.reason as u64, REASON as u64),
         ];
         for (key, given, max) in counts {
             if given == 0 || given > max {
                 return Err(LimitError { key, given: given.to_string(), range: format!("1 to {max}") });
             }
         }
+        // Where none at all is a sensible wish.
+        let counts = [
+            ("http_calls", u64::from(self.http_calls), u64::from(HTTP_CALLS_MAX)),
+            ("http_allow", self.http_allow.len() as u64, HTTP_ALLOW as u64),
+            ("scratchpad", self.scratchpad, SCRATCHPAD_MAX),
+        ];
+        for (key, given, max) in counts {
+            if given > max {
+                return Err(LimitError { key, given: given.to_string(), range: format!("0 to {max}") });
+            }
+        }
         Ok(())
+    }
+
+    /// Wall clock per call of a plugin that makes requests, or of one that does not.
+    pub(crate) fn wall(&self, requests: bool) -> Duration {
+        self.wall_limit + if requests { self.http_timeout * self.http_calls } else { Duration::ZERO }
     }
 
     /// The call deadline in ticks of the engine's clock, rounded up.
@@ -243,6 +302,11 @@ impl Limits {
             host_bytes,
             log_lines,
             log_line,
+            reason,
+            http_calls,
+            http_timeout,
+            http_allow,
+            scratchpad,
         } = self;
         let ms = |span: &Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
         serde_json::json!({
@@ -257,6 +321,11 @@ impl Limits {
             "hostBytes": host_bytes,
             "logLines": log_lines,
             "logLineBytes": log_line,
+            "reasonBytes": reason,
+            "httpCalls": http_calls,
+            "httpTimeoutMs": ms(http_timeout),
+            "httpAllow": http_allow.iter().map(Allowed::to_string).collect::<Vec<_>>(),
+            "scratchpadBytes": scratchpad,
         })
     }
 }

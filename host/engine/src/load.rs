@@ -19,9 +19,10 @@ use crate::compile;
 use crate::death::{Cause, Death, LoadError, Refusal, RefusalReason, Stage};
 use crate::engine::{Candidate, Inner};
 use crate::host::Meter;
+use crate::http::Asker;
 use crate::limits;
 use crate::meter::{Allowance, Watch};
-use crate::plugin::{Compiled, Description, Digest, Generation, Plugin, Reasons, canonical};
+use crate::plugin::{Capability, Compiled, Description, Digest, Generation, Plugin, Reasons, canonical};
 use crate::text;
 
 /// The node of the self-check.
@@ -132,6 +133,11 @@ fn link(
     };
     let configure = admitted.settings.and_then(|settings| find(&settings, "configure"));
     let Candidate { key, bytes, settings, grants, limits, source } = candidate;
+    let uses = |capability| admitted.uses.contains(&capability);
+    let asker = uses(Capability::Http).then(|| Asker::new(&inner.http, key.as_str(), &limits.http_allow));
+    let asker = asker.transpose().map_err(|error| LoadError::Engine(error.to_string()))?.map(Arc::new);
+    let at_once = if asker.is_some() { limits::HTTP_PERMITS } else { limits::PLUGIN_PERMITS };
+    let memories = uses(Capability::Memory).then(|| inner.memories.clone());
     Ok(Plugin {
         key,
         source,
@@ -153,7 +159,10 @@ fn link(
         compiled,
         pre,
         exports: Exports { describe, check, configure },
-        permits: Semaphore::new(limits::PLUGIN_PERMITS),
+        permits: Semaphore::new(at_once),
+        at_once,
+        memories,
+        asker,
         reasons: Reasons::default(),
     })
 }
@@ -170,8 +179,10 @@ async fn start(inner: &Arc<Inner>, mut plugin: Plugin) -> Result<Arc<Plugin>, Lo
     let ticks = u32::try_from(whole.as_micros() / limits::TICK.as_micros()).unwrap_or(u32::MAX);
     let at = At::default();
     let (ended, spent) = {
-        let first = check::store(&plugin, node.clone(), &meter, ticks);
-        let second = check::store(&plugin, node, &meter, ticks);
+        let mut first = check::store(&plugin, node.clone(), &meter, ticks);
+        let mut second = check::store(&plugin, node, &meter, ticks);
+        first.data_mut().ends_after(whole);
+        second.data_mut().ends_after(whole);
         let run = pin!(first_steps(&plugin, first, second, &at));
         Watch::new(run, &meter, Allowance { wall: whole, waiting: whole }, started).await
     };

@@ -52,6 +52,8 @@ enum Pause {
     Yield,
     /// It waits for something.
     Import,
+    /// It waits for a server, which has a limit of its own.
+    Server,
 }
 
 /// The future around a run.
@@ -77,6 +79,7 @@ impl<'a, F> Watch<'a, F> {
         match pause {
             Pause::Yield => self.spent.starved += gap,
             Pause::Import => self.spent.waiting += gap,
+            Pause::Server => {}
         }
         Some(pause)
     }
@@ -109,8 +112,12 @@ impl<F: Future> Future for Watch<'_, F> {
             let elapsed = now.saturating_duration_since(this.started);
             let overdue = elapsed.saturating_sub(this.spent.starved) >= this.allowance.wall
                 || elapsed >= this.allowance.wall * PATIENCE;
-            let in_import = matches!(pause, Some(Pause::Import));
-            if in_import && (overdue || this.spent.waiting >= this.allowance.waiting) {
+            let waited_too_long = match pause {
+                Some(Pause::Import) => overdue || this.spent.waiting >= this.allowance.waiting,
+                Some(Pause::Server) => overdue,
+                Some(Pause::Yield) | None => false,
+            };
+            if waited_too_long {
                 return Poll::Ready((Ended::WaitedTooLong, this.spent));
             }
             if overdue {
@@ -127,9 +134,14 @@ impl<F: Future> Future for Watch<'_, F> {
                 Poll::Pending
             }
             Ok(Poll::Pending) => {
-                this.paused = Some((after, Pause::Import));
-                let patience = this.allowance.waiting.saturating_sub(this.spent.waiting);
-                let deadline = (after + patience).min(this.started + this.allowance.wall);
+                let wall = this.started + this.allowance.wall;
+                let (pause, deadline) = if this.meter.asking() {
+                    (Pause::Server, wall)
+                } else {
+                    let patience = this.allowance.waiting.saturating_sub(this.spent.waiting);
+                    (Pause::Import, (after + patience).min(wall))
+                };
+                this.paused = Some((after, pause));
                 this.wake_at(deadline, cx);
                 Poll::Pending
             }

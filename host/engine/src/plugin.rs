@@ -13,7 +13,9 @@ use wasmtime::component::InstancePre;
 
 use crate::bindings::Exports;
 use crate::host::Host;
+use crate::http::Asker;
 use crate::limits::{self, Limits};
+use crate::memory::Memories;
 
 /// Where the bytes of a plugin come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -223,6 +225,12 @@ pub struct Plugin {
     pub(crate) pre: InstancePre<Host>,
     pub(crate) exports: Exports,
     pub(crate) permits: Semaphore,
+    /// Checks at once: as many permits as there are in all.
+    pub(crate) at_once: usize,
+    /// If it imports `memory`.
+    pub(crate) memories: Option<Arc<Memories>>,
+    /// If it imports `http`.
+    pub(crate) asker: Option<Arc<Asker>>,
     pub(crate) reasons: Reasons,
 }
 

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail as loudly as tests")]
 
+mod capabilities;
 mod checks;
 mod component;
 mod loading;

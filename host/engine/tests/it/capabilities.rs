@@ -1,0 +1,223 @@
+//! What an operator grants by name: time, a memory and requests, each by a guest that uses it.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use apgar_core::node::{Node, Uid};
+use apgar_core::verdict::Verdict;
+use apgar_engine::{Candidate, Capability, Cause, CheckDone, Grants, Limits, Plugin};
+use wit_parser::Resolve;
+
+use crate::component::encode;
+use crate::support::{ENGINE, candidate};
+
+/// A guest that returns `Err` with the text at `$text`, unless `$does` returns before.
+fn guest(imports: &str, fields: &str, does: &str) -> Arc<[u8]> {
+    let mut resolve = Resolve::default();
+    resolve.push_path(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../wit/checker-0.1.1")).unwrap();
+    let wit = format!(
+        "package a:b; world plugin {{ import apgar:checker/node@0.1.1; {imports} export apgar:checker/checker@0.1.1; }}"
+    );
+    let package = resolve.push_str("world.wit", &wit).unwrap();
+    let text = format!(
+        r#"(module
+          (import "apgar:checker/node@0.1.1" "name" (func $name (param i32)))
+          {fields}
+          (memory (export "memory") 8)
+          (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) (i32.const 65536))
+          (func (export "apgar:checker/checker@0.1.1#describe") (result i32) (i32.const 512))
+          (func $err (param i32 i32) (result i32)
+            (i32.store8 (i32.const 1024) (i32.const 1))
+            (i32.store (i32.const 1032) (local.get 0)) (i32.store (i32.const 1036) (local.get 1))
+            (i32.const 1024))
+          (func $fine (param i32 i32 i32) (result i32)
+            (i32.store8 (i32.const 1032) (local.get 0))
+            (i32.store (i32.const 1036) (local.get 1)) (i32.store (i32.const 1040) (local.get 2))
+            (i32.const 1024))
+          (func (export "apgar:checker/checker@0.1.1#check") (result i32) (local $n i32) {does})
+          (data (i32.const 64) "none"))"#
+    );
+    encode(&resolve, package, "plugin", &text)
+}
+
+/// Asks the server that is the node's name, so many times; passes if the last status is 200, with the body for a
+/// reason.
+fn asks(times: u32) -> Arc<[u8]> {
+    let does = format!(
+        r#"(local.set $n (i32.const {times}))
+        (loop $again
+          (call $name (i32.const 2048))
+          (call $get (i32.load (i32.const 2048)) (i32.load (i32.const 2052)) (i32.const 0) (i32.const 0)
+            (i32.const 3072))
+          (local.set $n (i32.sub (local.get $n) (i32.const 1)))
+          (br_if $again (local.get $n)))
+        (if (result i32) (i32.load8_u (i32.const 3072))
+          (then (call $err (i32.load (i32.const 3076)) (i32.load (i32.const 3080))))
+          (else (call $fine (i32.eq (i32.load16_u (i32.const 3076)) (i32.const 200))
+            (i32.load (i32.const 3080)) (i32.load (i32.const 3084)))))"#
+    );
+    let fields = r#"(import "apgar:checker/http@0.1.1" "get" (func $get (param i32 i32 i32 i32 i32)))"#;
+    guest("import apgar:checker/http@0.1.1;", fields, &does)
+}
+
+async fn asker(times: u32, allow: &[String]) -> Arc<Plugin> {
+    let limits = Limits {
+        http_timeout: Duration::from_millis(200),
+        http_allow: allow.iter().map(|text| text.parse().unwrap()).collect(),
+        ..Limits::default()
+    };
+    let grants = Grants::from([Capability::Http]);
+    ENGINE.load(Candidate { grants, limits, ..candidate("asks", &asks(times)) }).await.unwrap()
+}
+
+async fn check(plugin: &Arc<Plugin>, name: &str) -> CheckDone {
+    ENGINE.check(plugin, Arc::new(Node { uid: Uid::from("1"), ..Node::named(name) })).await
+}
+
+fn said(done: &CheckDone) -> &str {
+    let Verdict::Unknown(unknown) = &done.verdict else { panic!("{done:?}") };
+    assert_eq!((&done.death, &done.fault), (&None, &None));
+    &unknown.detail
+}
+
+/// A server on loopback that does the same with each connection, and tells how each ended.
+fn server(serve: impl Fn(TcpStream) -> bool + Send + 'static) -> (u16, mpsc::Receiver<bool>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (ended_in, ended) = mpsc::channel();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut head = [0; 4096];
+            let _bytes = stream.read(&mut head).unwrap();
+            if ended_in.send(serve(stream)).is_err() {
+                return;
+            }
+        }
+    });
+    (port, ended)
+}
+
+#[tokio::test]
+async fn a_listed_server_is_asked_and_a_redirect_is_not_followed() {
+    let (port, _ended) = server(|mut stream| {
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\nconnection: close\r\n\r\nWell").is_ok()
+    });
+    let plugin = asker(1, &[format!("http://127.0.0.0/8:{port}")]).await;
+    assert!(!plugin.pure());
+    let done = check(&plugin, &format!("http://127.0.0.1:{port}/health")).await;
+    assert_eq!(done.verdict.judgement().map(|judgement| &*judgement.reason), Some("Well"), "{done:?}");
+    assert!(!done.remember);
+
+    let (port, _ended) = server(|mut stream| {
+        let head = b"HTTP/1.1 302 Found\r\nlocation: http://169.254.169.254/\r\ncontent-length: 0\r\n\r\n";
+        stream.write_all(head).is_ok()
+    });
+    let plugin = asker(1, &[format!("http://127.0.0.1:{port}")]).await;
+    let done = check(&plugin, &format!("http://127.0.0.1:{port}/")).await;
+    assert_eq!(done.verdict.result(), "fail", "{done:?}");
+}
+
+#[tokio::test]
+async fn what_is_not_listed_is_refused_and_counted_without_a_packet() {
+    let (port, ended) = server(|_| true);
+    let plugin = asker(1, &[format!("http://localhost:{port}")]).await;
+    for (url, why) in [
+        (format!("http://127.0.0.1:{port}/"), "is not in the list. To allow it: [checker.asks] http_allow"),
+        (format!("http://localhost:{port}/"), "which is not public"),
+        ("file:///etc/passwd".to_owned(), "file: is not asked"),
+    ] {
+        let done = check(&plugin, &url).await;
+        assert!(said(&done).contains(why), "{done:?}");
+        assert_eq!(done.corrections.requests_refused, 1);
+    }
+    assert!(ended.try_recv().is_err(), "somebody connected");
+}
+
+#[tokio::test]
+async fn p_21_a_silent_server_is_an_error_and_the_fifth_request_is_one_at_once() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let plugin = asker(5, &[format!("http://127.0.0.1:{port}")]).await;
+    let started = Instant::now();
+    let done = check(&plugin, &format!("http://127.0.0.1:{port}/")).await;
+    assert_eq!(said(&done), "refused: limits.http_calls is 4, and all of them are used up");
+    assert!(started.elapsed() >= Duration::from_millis(800), "four time-outs, far beyond the call deadline");
+    assert_eq!(done.corrections.requests_refused, 1);
+
+    let plugin = asker(1, &[format!("http://127.0.0.1:{port}")]).await;
+    assert_eq!(said(&check(&plugin, &format!("http://127.0.0.1:{port}/")).await), "no answer within 200 ms");
+}
+
+#[tokio::test]
+async fn an_endless_body_is_cut_and_its_connection_closed() {
+    let (port, ended) = server(|mut stream| {
+        if stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").is_err() {
+            return false;
+        }
+        while stream.write_all(&[b'x'; 4096]).is_ok() {}
+        true
+    });
+    let plugin = asker(1, &[format!("http://127.0.0.1:{port}")]).await;
+    let done = check(&plugin, &format!("http://127.0.0.1:{port}/")).await;
+    assert_eq!(done.verdict.result(), "pass", "{done:?}");
+    assert!(done.corrections.reason);
+    assert_eq!(ended.recv(), Ok(true));
+}
+
+/// Returns what was stored, after it stored so many bytes; traps before that on a node named `x`.
+async fn keeper(name: &str, bytes: u32) -> Arc<Plugin> {
+    let fields = r#"(import "apgar:checker/memory@0.1.1" "load" (func $load (param i32)))
+        (import "apgar:checker/memory@0.1.1" "store" (func $store (param i32 i32 i32)))"#;
+    let does = format!(
+        r#"(call $name (i32.const 4096))
+        (if (i32.eq (i32.load8_u (i32.load (i32.const 4096))) (i32.const 120)) (then unreachable))
+        (call $load (i32.const 2048))
+        (call $store (i32.const 64) (i32.const {bytes}) (i32.const 3072))
+        (if (i32.load8_u (i32.const 3072))
+          (then (return (call $err (i32.load (i32.const 3076)) (i32.load (i32.const 3080))))))
+        (if (i32.load8_u (i32.const 2048)) (then
+          (return (call $fine (i32.const 1) (i32.const 64) (i32.load (i32.const 2056))))))
+        (call $fine (i32.const 0) (i32.const 64) (i32.const 4))"#
+    );
+    let bytes = guest("import apgar:checker/memory@0.1.1;", fields, &does);
+    ENGINE.load(Candidate { grants: Grants::from([Capability::Memory]), ..candidate(name, &bytes) }).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_blob_is_handed_back_and_forgotten_with_its_node() {
+    let plugin = keeper("keeper", 2).await;
+    assert!(!plugin.pure());
+    assert_eq!(check(&plugin, "n").await.verdict.result(), "fail", "the self-check left nothing");
+    let done = check(&plugin, "n").await;
+    assert_eq!(done.verdict.judgement().map(|judgement| &*judgement.reason), Some("no"));
+    ENGINE.forget_node(&Node::named("n").name);
+    assert_eq!(check(&plugin, "n").await.verdict.result(), "fail");
+    ENGINE.forget_plugin(plugin.key());
+    assert_eq!(check(&plugin, "n").await.verdict.result(), "fail");
+}
+
+#[tokio::test]
+async fn a_blob_that_is_too_large_is_an_error() {
+    let done = check(&keeper("hoarder", 1 << 16).await, "n").await;
+    assert!(said(&done).starts_with("65536 bytes are more than is kept for a node"), "{done:?}");
+    assert_eq!(done.corrections.stores_refused, 1);
+    assert_eq!(check(&keeper("crasher", 2).await, "x").await.death.map(|death| death.cause), Some(Cause::Trap));
+}
+
+#[tokio::test]
+async fn the_clock_runs_and_says_what_is_left() {
+    let fields = r#"(import "apgar:checker/clock@0.1.1" "now" (func $now (result i64)))
+        (import "apgar:checker/clock@0.1.1" "time-remaining" (func $left (result i64)))"#;
+    let does = "(call $fine (i32.and (i64.gt_u (call $now) (i64.const 1600000000000))
+          (i64.le_u (call $left) (i64.const 2000))) (i32.const 64) (i32.const 4))";
+    let bytes = guest("import apgar:checker/clock@0.1.1;", fields, does);
+    let plugin =
+        ENGINE.load(Candidate { grants: Grants::from([Capability::Clock]), ..candidate("clock", &bytes) }).await;
+    let plugin = plugin.unwrap();
+    assert!(!plugin.pure());
+    assert_eq!(check(&plugin, "n").await.verdict.result(), "pass");
+}
