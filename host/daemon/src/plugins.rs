@@ -138,6 +138,11 @@ pub fn options(checker: &config::Checker) -> PluginConfig {
             file_size: limits.file_size,
             log_lines: limits.log_lines,
             log_line: usize::try_from(limits.log_line).unwrap_or(usize::MAX),
+            reason: usize::try_from(limits.reason).unwrap_or(usize::MAX),
+            http_calls: limits.http_calls,
+            http_timeout: limits.http_timeout,
+            http_allow: checker.http_allow.clone(),
+            scratchpad: limits.scratchpad,
             ..Limits::of(profile)
         },
     }

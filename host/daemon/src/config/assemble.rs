@@ -157,6 +157,7 @@ fn checker(resolver: &mut Resolver<'_>, name: Option<&str>) -> Checker {
         threshold,
         profile: of.profile,
         grants: resolver.of_checker(&keys::GRANTS, of).value,
+        http_allow: resolver.of_checker(&keys::HTTP_ALLOW, of).value,
         restart: restart(resolver, of),
         settings: name.map(|_| resolver.of_checker(&keys::SETTINGS, of).value).unwrap_or_default(),
         limits: limits(resolver, of),

@@ -9,7 +9,8 @@ use serde_json::Value as Json;
 
 use super::Flags;
 use super::kind::{
-    Concurrent, Count, Kind, LabelValues, Maybe, PublicKeys, Size, Span, Switch, Table, Text, Unit, Word, Words,
+    Concurrent, Count, Kind, LabelValues, Maybe, PublicKeys, Servers, Size, Span, Switch, Table, Text, Unit, Word,
+    Words,
 };
 use super::selector::is_selector;
 use super::settings::{
@@ -421,6 +422,11 @@ table! {
             ],
         },
         "What it may import besides the node. A plugin that imports more is refused. log is always granted.",
+    );
+    HTTP_ALLOW: Servers = Key::new(
+        "http_allow",
+        Servers,
+        "The servers it may ask if http is granted. A name must lead to a public address, or to one listed here.",
     );
     RESTART_POLICY: Word<RestartPolicy> = Key::new(
         "restart_policy",

@@ -6,6 +6,8 @@ use std::ops::Range;
 use std::time::Duration;
 
 use apgar_core::policy::ConcurrentLimit;
+use apgar_engine::Allowed;
+use apgar_engine::limits::HTTP_ALLOW as SERVERS_MAX;
 use apgar_engine::signature::PublicKey;
 use serde_json::{Value as Json, json};
 use toml::Spanned;
@@ -494,6 +496,48 @@ pub(super) fn each_once<'a>(values: impl IntoIterator<Item = &'a str>) -> Vec<St
         }
     }
     kept
+}
+
+/// Servers that a checker may ask, in the given order, each once. None by default.
+#[derive(Clone, Copy)]
+pub(super) struct Servers;
+
+impl Kind for Servers {
+    type Value = Vec<Allowed>;
+
+    fn default(&self) -> Vec<Allowed> {
+        Vec::new()
+    }
+
+    fn read(&self, value: &DeValue<'_>) -> Result<Vec<Allowed>, Refused> {
+        if let Some(text) = value.as_str() {
+            return Err(Refused::hint(text.parse().ok().map(|server| self.show(&vec![server]))));
+        }
+        let mut servers: Vec<Allowed> = Vec::new();
+        for server in items(value, |text| text.parse().map_err(|_| None))? {
+            if !servers.contains(&server) {
+                servers.push(server);
+            }
+        }
+        if servers.len() <= SERVERS_MAX { Ok(servers) } else { Err(Refused::default()) }
+    }
+
+    fn parse(&self, _text: &str) -> Option<Vec<Allowed>> {
+        None
+    }
+
+    fn accepted(&self) -> String {
+        format!("a list of at most {SERVERS_MAX} servers: {}", Allowed::ACCEPTED)
+    }
+
+    fn show(&self, value: &Vec<Allowed>) -> String {
+        let texts: Vec<String> = value.iter().map(Allowed::to_string).collect();
+        list(texts.iter().map(String::as_str))
+    }
+
+    fn schema(&self) -> Json {
+        json!({"type": "array", "items": {"type": "string"}, "maxItems": SERVERS_MAX})
+    }
 }
 
 /// Minisign public keys. No variable and no flag has this kind.

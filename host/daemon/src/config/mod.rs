@@ -90,19 +90,8 @@ pub fn load(sources: Sources) -> Result<(Settings, Vec<Warning>), ConfigError> {
 
 /// Settings of checkers that are checked but have no effect yet: they belong to the supervision of plugins, which
 /// is not built. A setting without effect that nobody mentions would be worse than an unknown one.
-const WITHOUT_EFFECT: [&str; 11] = [
-    "restart_policy",
-    "max_restarts",
-    "backoff_base",
-    "backoff_cap",
-    "decay_after",
-    "slow_calls",
-    "drain_timeout",
-    "reason",
-    "http_calls",
-    "http_timeout",
-    "scratchpad",
-];
+const WITHOUT_EFFECT: [&str; 7] =
+    ["restart_policy", "max_restarts", "backoff_base", "backoff_cap", "decay_after", "slow_calls", "drain_timeout"];
 
 fn without_effect(shown: &Shown) -> Option<Warning> {
     let last = shown.key.rsplit('.').next()?;

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use apgar_core::policy::Policy;
+use apgar_engine::Allowed;
 use apgar_engine::signature::PublicKey;
 
 use super::error::Shown;
@@ -280,6 +281,8 @@ pub struct Checker {
     pub settings: serde_json::Map<String, serde_json::Value>,
     /// The imports it is allowed, in the order of the enum, each once.
     pub grants: Vec<Grant>,
+    /// The servers it may ask, in the given order, each once.
+    pub http_allow: Vec<Allowed>,
     /// Which limits apply where none is set.
     pub profile: Profile,
     /// What a call may take.
