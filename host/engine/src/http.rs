@@ -195,7 +195,7 @@ pub(crate) enum Failed {
     #[error("no answer within {} ms", .0.as_millis())]
     TimedOut(Duration),
     #[error("failed: {0}")]
-    Failed(String),
+    Otherwise(String),
 }
 
 /// What a server said.
@@ -306,7 +306,7 @@ impl Asker {
         let mut asked = Task(asked);
         match (&mut asked.0).await {
             Ok(answer) => answer,
-            Err(error) => Err(Failed::Failed(error.to_string())),
+            Err(error) => Err(Failed::Otherwise(error.to_string())),
         }
     }
 
@@ -392,7 +392,7 @@ impl Failed {
         let mut why = cause.to_string();
         text::clean(&mut why);
         text::cut(&mut why, limits::REASON);
-        Self::Failed(why)
+        Self::Otherwise(why)
     }
 }
 

@@ -1,7 +1,7 @@
 //! What guests were granted to keep from one check to the next: a small blob per plugin and node. It lives as long
 //! as the engine, outside of every store; a store holds a [`Pad`], which is put back once its check has returned.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use apgar_core::node::{Node, NodeName, Uid};
@@ -21,7 +21,7 @@ pub(crate) struct Memories(Mutex<Kept>);
 
 #[derive(Debug, Default)]
 struct Kept {
-    by_plugin: HashMap<CheckerKey, HashMap<NodeName, Entry>>,
+    by_plugin: BTreeMap<CheckerKey, BTreeMap<NodeName, Entry>>,
     /// Bytes of all entries.
     used: u64,
 }
