@@ -32,7 +32,8 @@ fn dependencies(manifest: &str) -> BTreeSet<String> {
 /// Invariant 1 of the README.
 #[test]
 fn the_core_depends_on_no_runtime_clock_or_io() {
-    let allowed = BTreeSet::from(["serde".to_owned(), "thiserror".to_owned()]);
+    // A digest is a function of its input: `sha2` is as pure as `serde`.
+    let allowed = BTreeSet::from(["serde", "sha2", "thiserror"].map(str::to_owned));
     let found = dependencies("host/core/Cargo.toml");
     let strange: Vec<_> = found.difference(&allowed).collect();
     assert!(

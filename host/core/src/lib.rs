@@ -3,6 +3,7 @@
 //! same decisions, byte for byte. What waits lives in the daemon; what runs checkers lives in the engine.
 
 pub mod decision;
+pub mod digest;
 pub mod event;
 pub mod fleet;
 pub mod gate;

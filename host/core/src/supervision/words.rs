@@ -113,6 +113,123 @@ words! {
     }
 }
 
+words! {
+    /// Where the bytes of a plugin come from.
+    Source {
+        /// Built into the daemon.
+        Bundled => "bundled",
+        /// A file of the plugin directory.
+        Directory => "directory",
+    }
+}
+
+words! {
+    /// The word for a plugin as a whole.
+    PluginState {
+        /// Switched off.
+        Stopped => "Stopped",
+        /// It answers, whatever a newer file does.
+        Running => "Running",
+        /// It is being started, and nothing answers.
+        Loading => "Loading",
+        /// It died; the next attempt is at a known time.
+        Crashed => "Crashed",
+        /// It died too often; time does not help.
+        Failed => "Failed",
+        /// It is not acceptable, and nothing answers.
+        Refused => "Refused",
+    }
+}
+
+words! {
+    /// What became of a death in the ledger.
+    Booked {
+        /// Held against the generation.
+        Crash => "crash",
+        /// Held against one node's pair.
+        Pair => "pair",
+        /// The host's fault: held against nobody.
+        Starved => "starved",
+        /// Of a start that is over: already counted, or meant to end.
+        Merged => "merged",
+    }
+}
+
+words! {
+    /// The kinds of events (`supervision` 6.5).
+    EventKind {
+        /// The first generation of a plugin serves.
+        PluginLoaded => "PluginLoaded",
+        /// Another generation answers.
+        PluginSwapped => "PluginSwapped",
+        /// A crashed generation serves again.
+        PluginRestarted => "PluginRestarted",
+        /// A person cleared its ledger.
+        PluginReset => "PluginReset",
+        /// It served long enough: its crashes are forgotten.
+        PluginForgiven => "PluginForgiven",
+        /// It was switched off.
+        PluginStopped => "PluginStopped",
+        /// There is no plugin of that name any more.
+        PluginRemoved => "PluginRemoved",
+        /// A node is judged again.
+        NodeReleased => "NodeReleased",
+        /// The directory is as it should be again.
+        DirectoryBack => "DirectoryBack",
+        /// A crash with a next attempt.
+        PluginCrashed => "PluginCrashed",
+        /// A crash without one.
+        PluginSaturated => "PluginSaturated",
+        /// A file or its configuration is not acceptable.
+        PluginRefused => "PluginRefused",
+        /// A newer generation crashed on probation; the one before answers.
+        RolledBack => "RolledBack",
+        /// A check died; the node is not asked about until something changes.
+        NodeQuarantined => "NodeQuarantined",
+        /// The directory cannot be listed.
+        DirectoryLost => "DirectoryLost",
+        /// The directory is suddenly empty.
+        DirectoryEmptied => "DirectoryEmptied",
+        /// A start or check was cut off by the host's own fault.
+        HostStarved => "HostStarved",
+        /// Our own machinery failed.
+        EngineFault => "EngineFault",
+        /// What was done is not on disk.
+        StoreUnavailable => "StoreUnavailable",
+        /// A stored record could not be read.
+        StoreRecordDropped => "StoreRecordDropped",
+    }
+}
+
+impl EventKind {
+    /// True for what an operator should look at.
+    #[must_use]
+    pub fn is_warning(self) -> bool {
+        match self {
+            Self::PluginLoaded
+            | Self::PluginSwapped
+            | Self::PluginRestarted
+            | Self::PluginReset
+            | Self::PluginForgiven
+            | Self::PluginStopped
+            | Self::PluginRemoved
+            | Self::NodeReleased
+            | Self::DirectoryBack => false,
+            Self::PluginCrashed
+            | Self::PluginSaturated
+            | Self::PluginRefused
+            | Self::RolledBack
+            | Self::NodeQuarantined
+            | Self::DirectoryLost
+            | Self::DirectoryEmptied
+            | Self::HostStarved
+            | Self::EngineFault
+            | Self::StoreUnavailable
+            | Self::StoreRecordDropped => true,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
