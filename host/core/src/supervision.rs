@@ -4,6 +4,8 @@
 
 mod policy;
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod scenarios;
 mod state;
 mod words;
