@@ -300,6 +300,83 @@ async fn checkers_come_and_go_without_a_restart_and_bad_ones_change_nothing() ->
     .await
 }
 
+/// Runs a command that must end well, and gives what it printed.
+fn succeed(command: &mut Command) -> Result<String> {
+    let Output { status, stdout, stderr } = command.output()?;
+    ensure!(status.success(), "{command:?}: {}", String::from_utf8_lossy(&stderr));
+    Ok(String::from_utf8(stdout)?)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p_71_with_trusted_keys_only_signed_files_serve() -> Result<()> {
+    let world = World::new(&Story::new()).await?;
+    let (key, file) = (world.home.path().join("key"), world.home.path().join("mine.wasm"));
+    let disk = apgar::plugins::bundled().into_iter().find(|(name, _)| *name == "disk").context("disk")?.1;
+    fs::write(&file, &disk)?;
+    let apgar = || Command::new(&world.program);
+    let printed = succeed(apgar().args(["plugin", "keygen"]).arg(&key))?;
+    let trusted = printed.lines().last().context("the key to trust")?.to_owned();
+    ensure!(!apgar().args(["plugin", "keygen"]).arg(&key).output()?.status.success(), "a key was overwritten");
+    succeed(apgar().args(["plugin", "sign"]).arg(&file).arg("--key").arg(&key))?;
+
+    let daemon = world.start(&FAST.replace("[checkers]\n", &format!("[checkers]\n{trusted}\n"))).await?;
+    world.drop_in("unsigned.wasm", &disk)?;
+    world.drop_in("mine.wasm", &disk)?;
+    // The signature comes after the file, as a copy of two files does.
+    world.drop_in("mine.wasm.sig", &fs::read(world.home.path().join("mine.wasm.sig"))?)?;
+    wait_for("mine to serve", SOON, async || {
+        Ok(daemon.plugin("mine").await?.filter(|plugin| plugin["state"] == "Running"))
+    })
+    .await?;
+    wait_for("the other to be refused", SOON, async || {
+        Ok(daemon.plugin("unsigned").await?.filter(|plugin| plugin["refusal"]["reason"] == "unsigned"))
+    })
+    .await?;
+
+    let listed = succeed(apgar().args(["get", "plugins", "--api", &format!("127.0.0.1:{}", daemon.api)]))?;
+    let row = |name: &str| listed.lines().find(|line| line.starts_with(name)).unwrap_or_default().to_owned();
+    ensure!(row("mine").contains("Running") && row("unsigned").contains("unsigned"), "{listed}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p_63_a_directory_that_is_suddenly_empty_keeps_all_until_a_person_says_otherwise() -> Result<()> {
+    let world = World::new(&Story::new()).await?;
+    let daemon = world.start(FAST).await?;
+    let disk = apgar::plugins::bundled().into_iter().find(|(name, _)| *name == "disk").context("disk")?.1;
+    let names = ["one", "two"];
+    for name in names {
+        world.drop_in(&format!("{name}.wasm"), &disk)?;
+        wait_for("it to serve", SOON, async || {
+            Ok(daemon.plugin(name).await?.filter(|plugin| plugin["state"] == "Running"))
+        })
+        .await?;
+    }
+    let unload = |name: &str| {
+        let api = format!("127.0.0.1:{}", daemon.api);
+        Command::new(&world.program).args(["plugin", "unload", name, "--api", &api]).output()
+    };
+    ensure!(String::from_utf8(unload("one")?.stderr)?.contains("still in the directory"), "its file is there");
+
+    // Both at once, as when a volume is unmounted.
+    let (aside, plugins) = (world.home.path().join("unmounted"), world.plugins());
+    fs::rename(&plugins, &aside)?;
+    fs::create_dir(&plugins)?;
+    wait_for("the doubt", SOON, async || {
+        Ok((daemon.api("/api/v1/plugins").await?["directory"]["state"] == "emptied").then_some(()))
+    })
+    .await?;
+    for name in names {
+        ensure!(daemon.plugin(name).await?.is_some_and(|plugin| plugin["state"] == "Running"), "{name} is gone");
+    }
+    ensure!(unload("one")?.status.success(), "the file is gone, and a person says so");
+    wait_for("one to go", SOON, async || Ok(daemon.plugin("one").await?.is_none().then_some(()))).await?;
+    ensure!(daemon.plugin("two").await?.is_some_and(|plugin| plugin["state"] == "Running"), "two was not meant");
+    ensure!(String::from_utf8(unload("ready")?.stderr)?.contains("built in"), "a bundled one was unloaded");
+    ensure!(String::from_utf8(unload("nobody")?.stderr)?.contains("nobody"), "an unknown one was unloaded");
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn without_an_api_server_nothing_is_decided_and_it_recovers_by_itself() -> Result<()> {
     let world = World::new(&Story::new()).await?;

@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Context;
+use apgar_core::verdict::CheckerKey;
+use apgar_engine::UnloadError;
 use axum::Json;
 use axum::Router;
 use axum::extract::{Path, State};
@@ -33,6 +35,8 @@ pub enum Query {
     Explain(String, oneshot::Sender<Option<Value>>),
     /// The plugins and their states.
     Plugins(oneshot::Sender<Value>),
+    /// Take away a plugin whose file is gone.
+    Unload(CheckerKey, oneshot::Sender<Result<(), UnloadError>>),
 }
 
 /// Asks the loop.
@@ -74,6 +78,7 @@ pub async fn serve_api(listener: TcpListener, asker: Asker) {
         .route("/api/v1/nodes/{name}/explain", get(explain))
         .route("/api/v1/phases", get(phases))
         .route("/api/v1/plugins", get(plugins))
+        .route("/api/v1/plugins/{name}", get(plugin).delete(unload))
         .fallback(|| async { error(StatusCode::NOT_FOUND, "unknown_path", "no such path", "try /api/v1/nodes") })
         .with_state(asker);
     serve(listener, router).await;
@@ -121,6 +126,41 @@ async fn phases(State(asker): State<Asker>) -> Response {
 
 async fn plugins(State(asker): State<Asker>) -> Response {
     answer(asker.ask(Query::Plugins).await)
+}
+
+async fn plugin(State(asker): State<Asker>, Path(name): Path<String>) -> Response {
+    let Some(mut all) = asker.ask(Query::Plugins).await else {
+        return stuck();
+    };
+    let items = all.get_mut("items").and_then(Value::as_array_mut);
+    let mut found =
+        items.into_iter().flatten().filter(|item| item.get("name").is_some_and(|its| *its == name.as_str()));
+    found.next().map_or_else(|| unknown_plugin(&name), |item| Json(item.take()).into_response())
+}
+
+async fn unload(State(asker): State<Asker>, Path(name): Path<String>) -> Response {
+    let key = CheckerKey::from(name.as_str());
+    let conflict = |message: &str, hint| error(StatusCode::CONFLICT, "plugin_in_use", message, hint);
+    match asker.ask(|reply| Query::Unload(key, reply)).await {
+        Some(Ok(())) => StatusCode::NO_CONTENT.into_response(),
+        Some(Err(UnloadError::Unknown)) if crate::plugins::is_bundled(&name) => {
+            conflict("the plugin is built in", "[checker.<name>] enabled = false switches it off")
+        }
+        Some(Err(UnloadError::Unknown)) => unknown_plugin(&name),
+        Some(Err(why @ UnloadError::FilePresent)) => {
+            conflict(&why.to_string(), "unload is for a plugin whose file is gone, but which was kept in doubt")
+        }
+        Some(Err(UnloadError::Ended)) | None => stuck(),
+    }
+}
+
+fn unknown_plugin(name: &str) -> Response {
+    error(
+        StatusCode::NOT_FOUND,
+        "unknown_plugin",
+        &format!("no plugin of the directory is named {name:?}"),
+        "GET /api/v1/plugins lists them",
+    )
 }
 
 async fn explain(State(asker): State<Asker>, Path(name): Path<String>) -> Response {

@@ -62,6 +62,12 @@ pub fn bundled() -> Vec<(&'static str, Arc<[u8]>)> {
     BUNDLED.iter().map(|(name, bytes)| (*name, Arc::from(*bytes))).collect()
 }
 
+/// Whether a checker of that name is built in.
+#[must_use]
+pub fn is_bundled(name: &str) -> bool {
+    BUNDLED.iter().any(|(known, _)| *known == name)
+}
+
 /// The checkers that somebody counts on: those that are built in, and those with a table of the configuration.
 #[must_use]
 pub fn expected(settings: &Settings) -> BTreeSet<CheckerKey> {

@@ -354,6 +354,7 @@ impl Loop {
             }
             RegistryEvent::Removed { name } => {
                 self.serving.remove(&name);
+                self.out.engine.forget_plugin(&name);
                 Some(Input::CheckerRemoved(name))
             }
             RegistryEvent::Refused { name, still_serving: false, .. } if self.plugins.expected.contains(&name) => {
@@ -371,6 +372,9 @@ impl Loop {
     fn tell(&self, events: &[apgar_core::event::Event]) {
         for event in events {
             log::write(event);
+            if let apgar_core::event::Event::NodeGone { node } = event {
+                self.out.engine.forget_node(node);
+            }
             // A node that is gone keeps no series, also if a call for it ends later.
             let counted = event.node().is_none_or(|node| self.fleet.node(node.as_str()).is_some());
             if counted || matches!(event, apgar_core::event::Event::NodeGone { .. }) {
@@ -460,6 +464,14 @@ impl Loop {
                 Query::Phases(reply) => reply.send(view::phases(&self.fleet)).map_err(drop),
                 Query::Explain(name, reply) => reply.send(self.explain(&name, now)).map_err(drop),
                 Query::Plugins(reply) => reply.send(view::plugins(&self.plugins)).map_err(drop),
+                Query::Unload(name, reply) => {
+                    let directory = self.plugins.directory.clone();
+                    crate::task::spawn("unload", async move {
+                        // Whoever asked may have gone away.
+                        let _gone: Result<(), _> = reply.send(directory.unload(&name).await);
+                    });
+                    Ok(())
+                }
             };
         }
     }

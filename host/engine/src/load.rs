@@ -22,7 +22,7 @@ use crate::host::Meter;
 use crate::http::Asker;
 use crate::limits;
 use crate::meter::{Allowance, Watch};
-use crate::plugin::{Capability, Compiled, Description, Digest, Generation, Plugin, Reasons, canonical};
+use crate::plugin::{Capability, Compiled, Description, Digest, Plugin, Reasons, canonical, generation_of};
 use crate::text;
 
 /// The node of the self-check.
@@ -141,7 +141,8 @@ fn link(
     Ok(Plugin {
         key,
         source,
-        generation: Generation::of(digest, &settings, &limits, &grants),
+        digest,
+        generation: generation_of(digest, &settings, &limits, &grants),
         description: Description {
             name: String::new(),
             version: String::new(),

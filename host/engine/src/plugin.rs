@@ -5,9 +5,9 @@ use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+pub use apgar_core::digest::{Digest, Generation};
 use apgar_core::verdict::CheckerKey;
 use serde::Serialize;
-use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
 use wasmtime::component::InstancePre;
 
@@ -85,76 +85,21 @@ impl fmt::Display for Capability {
 /// What a plugin was granted.
 pub type Grants = BTreeSet<Capability>;
 
-/// The SHA-256 of a component's bytes.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Digest([u8; 32]);
-
-impl Digest {
-    /// The digest of these bytes.
-    #[must_use]
-    pub fn of(bytes: &[u8]) -> Self {
-        Self(Sha256::digest(bytes).into())
-    }
-
-    pub(crate) fn finish(hash: Sha256) -> Self {
-        Self(hash.finalize().into())
-    }
-
-    /// The first `digits` hexadecimal digits.
-    #[must_use]
-    pub fn short(&self, digits: usize) -> String {
-        let mut hex = self.to_string();
-        hex.truncate(digits);
-        hex
-    }
+/// The generation of a component with this digest under that configuration.
+#[must_use]
+pub(crate) fn generation_of(
+    bytes: Digest,
+    settings: &serde_json::Value,
+    limits: &Limits,
+    grants: &Grants,
+) -> Generation {
+    let config = serde_json::json!({ "grants": grants, "limits": limits, "settings": settings });
+    Generation { bytes: Some(bytes), config: Digest::of(canonical(&config).as_bytes()) }
 }
 
-impl fmt::Display for Digest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl fmt::Debug for Digest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{self}")
-    }
-}
-
-impl Serialize for Digest {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-/// A generation: these bytes with this configuration. Shown `<12 hex>-<8 hex>`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Generation {
-    /// Of the component.
-    pub bytes: Digest,
-    /// Of the canonical JSON of settings, limits and grants.
-    pub config: Digest,
-}
-
-impl Generation {
-    /// The generation of a component with this digest under that configuration.
-    #[must_use]
-    pub fn of(bytes: Digest, settings: &serde_json::Value, limits: &Limits, grants: &Grants) -> Self {
-        let config = serde_json::json!({ "grants": grants, "limits": limits, "settings": settings });
-        Self { bytes, config: Digest::of(canonical(&config).as_bytes()) }
-    }
-}
-
-impl fmt::Display for Generation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.bytes.short(12), self.config.short(8))
-    }
-}
-
-impl Serialize for Generation {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
+/// A generation as people are shown it.
+pub(crate) fn short<S: serde::Serializer>(generation: &Generation, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(generation)
 }
 
 /// JSON with keys by code point and no spaces, whatever order `serde_json` was built to keep.
@@ -212,6 +157,7 @@ pub struct Compiled {
 pub struct Plugin {
     pub(crate) key: CheckerKey,
     pub(crate) source: Source,
+    pub(crate) digest: Digest,
     pub(crate) generation: Generation,
     pub(crate) description: Description,
     pub(crate) imports: Vec<String>,
@@ -256,7 +202,7 @@ impl Plugin {
     /// The digest of its bytes.
     #[must_use]
     pub fn digest(&self) -> Digest {
-        self.generation.bytes
+        self.digest
     }
 
     /// What it says it is.
@@ -353,16 +299,16 @@ mod tests {
     #[test]
     fn settings_limits_and_grants_make_another_generation() {
         let digest = Digest::of(b"bytes");
-        let base = Generation::of(digest, &json!({}), &Limits::default(), &Grants::new());
+        let base = generation_of(digest, &json!({}), &Limits::default(), &Grants::new());
         assert_eq!(base.to_string().len(), 12 + 1 + 8);
-        let settings = Generation::of(digest, &json!({"a": 1}), &Limits::default(), &Grants::new());
-        let limits = Generation::of(
+        let settings = generation_of(digest, &json!({"a": 1}), &Limits::default(), &Grants::new());
+        let limits = generation_of(
             digest,
             &json!({}),
             &Limits { call_deadline: Duration::from_millis(50), ..Limits::default() },
             &Grants::new(),
         );
-        let grants = Generation::of(digest, &json!({}), &Limits::default(), &Grants::from([Capability::Clock]));
+        let grants = generation_of(digest, &json!({}), &Limits::default(), &Grants::from([Capability::Clock]));
         for other in [settings, limits, grants] {
             assert_eq!(other.bytes, base.bytes);
             assert_ne!(other.config, base.config);

@@ -17,7 +17,7 @@ use crate::death::{Death, LoadError, Refusal, RefusalReason};
 use crate::directory::DirectoryEvent;
 use crate::engine::{Candidate, Engine};
 use crate::limits::{Limits, Profile};
-use crate::plugin::{Description, Digest, Generation, Grants, Plugin, Source};
+use crate::plugin::{Description, Digest, Generation, Grants, Plugin, Source, generation_of, short};
 
 /// Reads the clock: the registry stamps what it shows and decides nothing by it.
 pub type Clock = Arc<dyn Fn() -> Time + Send + Sync>;
@@ -234,6 +234,7 @@ pub struct PluginStatus {
 #[serde(rename_all = "camelCase")]
 pub struct Serving {
     /// It.
+    #[serde(serialize_with = "short")]
     pub generation: Generation,
     /// Of its bytes.
     pub digest: Digest,
@@ -263,7 +264,7 @@ impl Serving {
     pub fn of(plugin: &Plugin) -> Self {
         let compiled = plugin.compiled();
         Self {
-            generation: plugin.generation().clone(),
+            generation: *plugin.generation(),
             digest: plugin.digest(),
             version: plugin.description().version.clone(),
             description: plugin.description().clone(),
@@ -389,7 +390,7 @@ impl Slot {
             slot.overcome();
             before = slot.serving.replace(plugin);
         });
-        let replaces = before.as_ref().map(|plugin| plugin.generation().clone());
+        let replaces = before.as_ref().map(|plugin| *plugin.generation());
         let overridden = self.file.is_some() && before.as_ref().is_some_and(|b| b.source() == Source::Bundled);
         if overridden {
             self.benched = before;
@@ -658,7 +659,7 @@ impl Inner {
         // A bad override of a bundled plugin that never served: what is built in answers, and the failure shows.
         let fallback = self.with(name, |slot, _| slot.bundled.clone().filter(|_| slot.serving.is_none()));
         if let Some(bundled) = fallback.filter(|bundled| bundled.source != wanted.source) {
-            let failure = self.with(name, |slot, _| (slot.failure.clone(), slot.failed.clone()));
+            let failure = self.with(name, |slot, _| (slot.failure.clone(), slot.failed));
             if self.bring(name, &bundled, &config, effort).await {
                 self.with(name, |slot, _| (slot.failure, slot.failed) = failure);
             }
@@ -667,7 +668,7 @@ impl Inner {
 
     /// Makes these bytes serve, if they do not yet. False if nothing came of it.
     async fn bring(&self, name: &CheckerKey, wanted: &Bytes, config: &PluginConfig, effort: Effort) -> bool {
-        let generation = Generation::of(wanted.digest, &config.settings, &config.limits, &config.grants);
+        let generation = generation_of(wanted.digest, &config.settings, &config.limits, &config.grants);
         let next = self.with(name, |slot, now| slot.next(now, &generation, wanted.source, effort));
         let loaded = match next {
             Next::Nothing { served } => return served,

@@ -106,7 +106,7 @@ pub(crate) fn bad(what: &str) -> Refusal {
 /// There is no signature file, and one is required.
 pub(crate) fn unsigned(name: &str) -> Refusal {
     let message = format!(
-        "there is no {name}.wasm.sig, and checkers.trusted_keys asks for one: make it with `apgar plugin sign {name}.wasm`"
+        "there is no {name}.wasm.sig, and checkers.trusted_keys asks for one: make it with `apgar plugin sign {name}.wasm --key FILE`"
     );
     Refusal::new(RefusalReason::Unsigned, message)
 }

@@ -53,7 +53,7 @@ struct Row {
 
 pub(crate) fn main(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Runtime::new()?;
-    let rows = runtime.block_on(rows(args)).context(Usage)?;
+    let rows = runtime.block_on(rows(args)).context(Usage("nothing was checked"))?;
     match args.output {
         Output::Json => super::print(&serde_json::to_string_pretty(&rows)?)?,
         Output::Table => super::print(&render(&rows))?,

@@ -4,10 +4,11 @@ use std::fmt::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
+use reqwest::{Method, StatusCode};
 use serde_json::Value;
 
-use super::{Output, Usage, table};
+use super::{Output, Usage, api, table};
 
 /// Say why a node was, or was not, repaired; asks a running daemon
 #[derive(Debug, clap::Args)]
@@ -23,37 +24,20 @@ pub(crate) struct ExplainArgs {
     output: Output,
 }
 
-/// How long the daemon may take: it answers between two turns.
-const ANSWER_LIMIT: Duration = Duration::from_secs(10);
-
 pub(crate) fn main(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (found, answer) = runtime.block_on(fetch(args)).context(Usage)?;
-    if !found {
-        let text = |pointer| answer.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
-        bail!("{}; {}", text("/error/message"), text("/error/hint"));
+    let unknown = Usage("nothing is known of the node");
+    let (status, answer) = api::ask(&args.api, Method::GET, &["nodes", &args.node, "explain"]).context(unknown)?;
+    if status == StatusCode::NOT_FOUND {
+        return api::refused(&args.api, status, &answer);
+    }
+    if !status.is_success() {
+        return api::refused(&args.api, status, &answer).context(unknown);
     }
     match args.output {
         Output::Json => super::print(&format!("{answer:#}"))?,
         Output::Table => super::print(render(&answer).trim_end())?,
     }
     Ok(ExitCode::SUCCESS)
-}
-
-async fn fetch(args: &ExplainArgs) -> anyhow::Result<(bool, Value)> {
-    crate::kubernetes::install_crypto();
-    let client = reqwest::Client::builder().no_proxy().timeout(ANSWER_LIMIT).build()?;
-    let mut url = reqwest::Url::parse(&format!("http://{}/api/v1/nodes", args.api))?;
-    // Pushed as a segment, so that an odd name cannot become another path.
-    url.path_segments_mut().ok().context("the API's address cannot carry a path")?.push(&args.node).push("explain");
-    let answer = client.get(url).send().await.with_context(|| {
-        format!("no answer from a daemon at {}; is `apgar run` running, and is its api.listen another?", args.api)
-    })?;
-    match answer.status().as_u16() {
-        200 => Ok((true, answer.json().await?)),
-        404 => Ok((false, answer.json().await?)),
-        status => bail!("the daemon at {} answered {status}: {}", args.api, answer.text().await.unwrap_or_default()),
-    }
 }
 
 fn render(report: &Value) -> String {

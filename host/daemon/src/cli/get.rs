@@ -51,9 +51,10 @@ enum Output {
 
 pub(crate) fn main(command: &GetCommand) -> anyhow::Result<ExitCode> {
     let GetCommand::Plugins(args) = command;
-    let (status, answer) = api::ask(&args.api, Method::GET, &["plugins"]).context(Usage)?;
+    let (status, answer) =
+        api::ask(&args.api, Method::GET, &["plugins"]).context(Usage("the plugins are not known"))?;
     if !status.is_success() {
-        return api::refused(&args.api, status, &answer).context(Usage);
+        return api::refused(&args.api, status, &answer).context(Usage("the plugins are not known"));
     }
     match args.output {
         Output::Json => super::print(&format!("{answer:#}"))?,

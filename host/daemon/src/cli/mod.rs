@@ -160,11 +160,11 @@ pub(crate) fn print(text: &str) -> anyhow::Result<()> {
 }
 
 /// Marks an error as the caller's: exit code 2.
-#[derive(Debug)]
-pub(crate) struct Usage;
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Usage(pub(crate) &'static str);
 
 impl std::fmt::Display for Usage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("nothing was checked")
+        f.write_str(self.0)
     }
 }

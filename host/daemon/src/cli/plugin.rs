@@ -1,5 +1,7 @@
 //! `apgar plugin`: looks into checker plugins without a daemon.
 
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -18,6 +20,12 @@ pub(crate) enum PluginCommand {
         settings, grants and limits of its table in the configuration file.\n\n\
         Exit codes: 0 the daemon would serve it; 1 it would not, with the reason.")]
     Inspect(InspectArgs),
+    /// Make a key pair to sign with: writes FILE and FILE.pub, and prints the public key
+    #[command(
+        after_help = "The secret key is encrypted with the password in APGAR_SIGN_PASSWORD, or not at all without \
+        one. Put the public key into checkers.trusted_keys. A file that is there is not overwritten."
+    )]
+    Keygen(KeygenArgs),
     /// Sign a component with a minisign secret key: writes FILE.sig, over one that is there
     #[command(after_help = "The password of an encrypted key is read from APGAR_SIGN_PASSWORD. Put FILE.sig next to \
         FILE, and the public key into checkers.trusted_keys.")]
@@ -43,10 +51,16 @@ pub(crate) struct InspectArgs {
 }
 
 #[derive(Debug, clap::Args)]
+pub(crate) struct KeygenArgs {
+    /// Where the secret key goes
+    file: PathBuf,
+}
+
+#[derive(Debug, clap::Args)]
 pub(crate) struct SignArgs {
     /// The component
     file: PathBuf,
-    /// The secret key, as `minisign -G` writes it
+    /// The secret key, as `apgar plugin keygen` and `minisign -G` write it
     #[arg(long, value_name = "SECRET_KEY_FILE")]
     key: PathBuf,
 }
@@ -78,6 +92,7 @@ pub(crate) struct UnloadArgs {
 pub(crate) fn main(command: PluginCommand) -> anyhow::Result<ExitCode> {
     match command {
         PluginCommand::Inspect(args) => inspect(&args),
+        PluginCommand::Keygen(args) => keygen(&args),
         PluginCommand::Sign(args) => sign(&args),
         PluginCommand::Verify(args) => verify(&args),
         PluginCommand::Unload(args) => {
@@ -96,13 +111,48 @@ fn signature_of(file: &Path) -> PathBuf {
     path.into()
 }
 
+/// The password of the secret key. Without one the library would ask for it; a build job has nobody to answer.
+fn password() -> Option<String> {
+    std::env::var_os("APGAR_SIGN_PASSWORD").map(|password| password.to_string_lossy().into_owned())
+}
+
+fn keygen(args: &KeygenArgs) -> anyhow::Result<ExitCode> {
+    let (pair, secret) = match password() {
+        None => {
+            let pair = minisign::KeyPair::generate_unencrypted_keypair()?;
+            let secret = pair.sk.to_box(None)?;
+            (pair, secret)
+        }
+        Some(password) => {
+            let pair = minisign::KeyPair::generate_encrypted_keypair(Some(password))?;
+            let secret = pair.sk.to_box(None)?;
+            (pair, secret)
+        }
+    };
+    let public = PathBuf::from(format!("{}.pub", args.file.display()));
+    create(&args.file, 0o600, &secret.into_string())?;
+    create(&public, 0o644, &pair.pk.to_box()?.into_string())?;
+    super::print(&format!(
+        "Wrote {} and {}. To trust it:\n[checkers]\ntrusted_keys = [\"{}\"]",
+        args.file.display(),
+        public.display(),
+        pair.pk.to_base64()
+    ))
+    .map(|()| ExitCode::SUCCESS)
+}
+
+/// Writes a file that is not there yet.
+fn create(path: &Path, mode: u32, text: &str) -> anyhow::Result<()> {
+    let file = std::fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
+    file.and_then(|mut file| file.write_all(text.as_bytes())).with_context(|| path.display().to_string())
+}
+
 fn sign(args: &SignArgs) -> anyhow::Result<ExitCode> {
     let about_key = || format!("secret key {}", args.key.display());
     let bytes = std::fs::read(&args.file).with_context(|| args.file.display().to_string())?;
     let key = minisign::SecretKeyBox::from_string(&std::fs::read_to_string(&args.key).with_context(about_key)?)?;
-    // Without a password the library would ask for one; a build job has nobody to answer.
-    let key = match std::env::var_os("APGAR_SIGN_PASSWORD") {
-        Some(password) => key.into_secret_key(Some(password.to_string_lossy().into_owned())),
+    let key = match password() {
+        Some(password) => key.into_secret_key(Some(password)),
         None => key.into_unencrypted_secret_key(),
     };
     let key = key.with_context(about_key).context("an encrypted key needs its password in APGAR_SIGN_PASSWORD")?;

@@ -553,13 +553,9 @@ impl Kind for PublicKeys {
 
     fn read(&self, value: &DeValue<'_>) -> Result<Self::Value, Refused> {
         // All of a .pub file, or with space around it: what was meant is in there.
-        let meant = |text: &str| {
-            text.split_whitespace()
-                .find(|word| word.parse::<PublicKey>().is_ok())
-                .map(|word| format!("[{}]", quoted(word)))
-        };
+        let meant = |text: &str| text.split_whitespace().find(|word| word.parse::<PublicKey>().is_ok()).map(quoted);
         if let Some(text) = value.as_str() {
-            return Err(Refused::hint(meant(text)));
+            return Err(Refused::hint(meant(text).map(|key| format!("[{key}]"))));
         }
         items(value, |text| text.parse().map_err(|_| meant(text)))
     }
