@@ -47,7 +47,9 @@ impl PublicKey {
 
 /// A text that is no minisign public key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not a minisign public key; right is the second line of the .pub file: 56 characters that begin with RWQ")]
+#[error(
+    "not a minisign public key; right is the second line of the .pub file: 56 characters, the first two of which are RW"
+)]
 pub struct NoPublicKey;
 
 impl FromStr for PublicKey {

@@ -565,7 +565,7 @@ impl Kind for PublicKeys {
     }
 
     fn accepted(&self) -> String {
-        "a list of minisign public keys: the second line of each .pub file, 56 characters that begin with RWQ"
+        "a list of minisign public keys: the second line of each .pub file, 56 characters, the first two of which are RW"
             .to_owned()
     }
 

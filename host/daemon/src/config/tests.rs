@@ -21,7 +21,7 @@ fn trusted_keys_are_read_and_each_is_checked() {
     let shown = settings.show().iter().find(|shown| shown.key == "checkers.trusted_keys").unwrap();
     assert_eq!(shown.value, format!("[\"{KEY}\"]"));
     for (bad, said) in [
-        (format!("[\"{KEY}\", \"RWQ\"]"), "begin with RWQ"),
+        (format!("[\"{KEY}\", \"RWQ\"]"), "56 characters, the first two of which are RW"),
         (format!("\"{KEY}\""), KEY),
         (format!("[\"untrusted comment: ours\\n{KEY}\"]"), KEY),
     ] {
