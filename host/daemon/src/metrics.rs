@@ -227,10 +227,6 @@ fn plugin_series(text: &mut Text<'_>, plugins: &Registry) {
     text.family("plugin_info", "gauge", "The generation of a checker that answers.");
     for plugin in &plugins {
         if let Some(serving) = &plugin.serving {
-            let source = match plugin.source {
-                apgar_engine::Source::Bundled => "bundled",
-                apgar_engine::Source::Directory => "directory",
-            };
             let generation = serving.generation.to_string();
             let version = &serving.description.version;
             text.sample(
@@ -238,7 +234,7 @@ fn plugin_series(text: &mut Text<'_>, plugins: &Registry) {
                     ("plugin", plugin.name.as_str()),
                     ("generation", &generation),
                     ("version", version),
-                    ("source", source),
+                    ("source", plugin.source.as_str()),
                 ],
                 1,
             );

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 pub use apgar_core::digest::{Digest, Generation};
+pub use apgar_core::supervision::Source;
 use apgar_core::verdict::CheckerKey;
 use serde::Serialize;
 use tokio::sync::Semaphore;
@@ -16,16 +17,6 @@ use crate::host::Host;
 use crate::http::Asker;
 use crate::limits::{self, Limits};
 use crate::memory::Memories;
-
-/// Where the bytes of a plugin come from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Source {
-    /// Built into the daemon.
-    Bundled,
-    /// A file of the plugin directory.
-    Directory,
-}
 
 /// What an operator may grant beyond the node and the log, by the words of the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]

@@ -592,8 +592,8 @@ fn p_50_p_51_a_good_newcomer_answers_from_its_turn_on() {
     assert_eq!(world.last, [Decision::Stop("c".into(), 1), Decision::Keep("c".into(), generation("B"))]);
 }
 
-#[test]
-fn p_65_an_override_gives_way_without_probation() {
+/// A bundled plugin whose override is proven.
+fn overridden() -> World {
     let mut world = World::empty(Policy::default());
     world.pass("bundled");
     world.pass("file");
@@ -601,6 +601,12 @@ fn p_65_an_override_gives_way_without_probation() {
     world.file(offer("file"));
     world.completes(1, false);
     world.to(600);
+    world
+}
+
+#[test]
+fn p_65_an_override_gives_way_without_probation() {
+    let mut world = overridden();
     assert_eq!(world.record().good.as_ref().unwrap().source, Source::Directory);
     world.hang_in_start("bundled");
     world.turn(vec![Input::FileRemoved("c".into())]);
@@ -611,13 +617,7 @@ fn p_65_an_override_gives_way_without_probation() {
 
 #[test]
 fn p_67_a_proven_override_is_not_replaced_by_a_restart() {
-    let mut world = World::empty(Policy::default());
-    world.pass("bundled");
-    world.pass("file");
-    world.turn(vec![Input::Bundled("c".into(), offer("bundled"))]);
-    world.file(offer("file"));
-    world.completes(1, false);
-    world.to(600);
+    let mut world = overridden();
     world.restart(Policy::default());
     world.turn(vec![Input::Bundled("c".into(), offer("bundled"))]);
     assert_eq!(world.record().answering().unwrap().generation, generation("file"));

@@ -183,9 +183,7 @@ fn verify(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
 fn inspect(args: &InspectArgs) -> anyhow::Result<ExitCode> {
     let settings = crate::settings::for_command(args.config.as_deref())?;
     let candidate = match args.file.to_str().filter(|_| !args.file.exists()) {
-        Some(name) if plugins::bundled().iter().any(|(known, _)| *known == name) => {
-            plugins::bundled_candidate(&settings, name)?
-        }
+        Some(name) if plugins::is_bundled(name) => plugins::bundled_candidate(&settings, name)?,
         _ => plugins::from_file(&settings, &args.file)?,
     };
     let engine = plugins::engine(&settings, Cache::Own, plugins::compile_in_child()?)?;
