@@ -230,7 +230,7 @@ impl Supervisor {
             for start in died {
                 let detail = "the daemon ended while it was being started".to_owned();
                 let death = Death { start, cause: Cause::DaemonDied, stage: Stage::Load, detail, node: None, at: now };
-                self.note_crash(&name, death, now);
+                self.crash(&name, death, now);
             }
         }
     }

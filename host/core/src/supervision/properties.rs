@@ -136,6 +136,7 @@ impl World {
             Step::Restart => {
                 let before: u32 = self.record().ledger.values().map(|entry| entry.count).sum();
                 let loading = u32::from(self.loading().is_some());
+                self.witness.deaths_reported += usize::from(self.loading().is_some());
                 self.machine = Supervisor::new(policy(self.enabled));
                 self.machine.restore(self.store.clone(), self.now);
                 self.answering = None;
