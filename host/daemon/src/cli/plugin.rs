@@ -144,7 +144,8 @@ fn keygen(args: &KeygenArgs) -> anyhow::Result<ExitCode> {
 /// Writes a file that is not there yet.
 fn create(path: &Path, mode: u32, text: &str) -> anyhow::Result<()> {
     let file = std::fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
-    file.and_then(|mut file| file.write_all(text.as_bytes())).with_context(|| path.display().to_string())
+    file.and_then(|mut file| file.write_all(text.as_bytes()))
+        .with_context(|| format!("{} cannot be made; give a name that is not taken", path.display()))
 }
 
 fn sign(args: &SignArgs) -> anyhow::Result<ExitCode> {
