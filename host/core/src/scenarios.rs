@@ -1154,6 +1154,33 @@ fn what_is_not_remembered_and_what_is_impure_is_asked_at_the_tick() {
 }
 
 #[test]
+fn p_51_a_check_from_before_a_swap_counts_once_and_until_the_new_generation_judged() {
+    let mut world = World::new(policy());
+    let checker = |generation: &str| crate::fleet::Checker {
+        generation: Arc::from(generation),
+        ..crate::testing::checker(&CheckerKey::from("net"))
+    };
+    let now = world.now;
+    let mut serves = |generation| world.fleet.turn(now, vec![Input::CheckerServes(checker(generation))]).checks;
+    let [old, new] = [serves("a"), serves("b")].map(|checks| checks.into_iter().next().unwrap());
+    let mut answer = |check: &crate::fleet::Check, reason: &str| {
+        let verdict = crate::verdict::Verdict::Pass(crate::verdict::Judgement {
+            reason: Arc::from(reason),
+            threshold: Duration::from_secs(300),
+        });
+        let (check, node, checker) = (check.id, check.node.name.clone(), check.checker.clone());
+        world.fleet.turn(now, vec![Input::Judged { check, node, checker, verdict, remember: true }]);
+        let view = world.fleet.node(N).unwrap();
+        let said = view.checkers().find(|checker| checker.key.as_str() == "net").unwrap().verdict;
+        said.and_then(|verdict| verdict.judgement()).unwrap().reason.to_string()
+    };
+    assert_eq!(answer(&old, "before"), "before", "nobody else has judged the node yet");
+    assert_eq!(answer(&old, "twice"), "before");
+    assert_eq!(answer(&new, "new"), "new");
+    assert_eq!(answer(&old, "after"), "new");
+}
+
+#[test]
 fn a_reset_forgets_the_incident_but_not_while_a_call_is_out() {
     let mut world = World::failing(Policy { max_reboots: 1, ..policy() });
     world.latency = ms(0, 25);

@@ -120,6 +120,17 @@ pub struct Turn {
     pub writes: BTreeMap<CheckerKey, Record>,
 }
 
+/// Who is to judge a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ask {
+    /// The start with this number.
+    Start(u64),
+    /// Nobody: it died at this node, which shows nothing else since.
+    Held(Pair),
+    /// Nobody: nothing of that name answers.
+    Nobody,
+}
+
 /// Whether a result counts (`supervision` 4.7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
@@ -293,17 +304,24 @@ impl Supervisor {
         })
     }
 
-    /// The start that is to judge a node with this content; none while the pair is held (`supervision` 4.4). A pair
+    /// Who is to judge a node (`supervision` 4.4). `content` is asked for only if a check of the node died; a pair
     /// whose content is another is forgotten.
-    pub fn ask(&mut self, name: &CheckerKey, node: &NodeName, content: &Digest, now: Time) -> Option<u64> {
-        let slot = self.plugins.get_mut(name)?;
-        let start = slot.record.answering()?.start;
-        let track = slot.track_of(start)?;
+    pub fn ask(&mut self, name: &CheckerKey, node: &NodeName, content: impl FnOnce() -> Digest, now: Time) -> Ask {
+        let Some(slot) = self.plugins.get_mut(name) else {
+            return Ask::Nobody;
+        };
+        let Some(start) = slot.record.answering().map(|track| track.start) else {
+            return Ask::Nobody;
+        };
+        let Some(track) = slot.track_of(start) else {
+            return Ask::Nobody;
+        };
         if let Some(pair) = track.pairs.get(node) {
-            if pair.holds(content, now) {
-                return None;
+            let content = content();
+            if pair.holds(&content, now) {
+                return Ask::Held(pair.clone());
             }
-            if pair.content != *content {
+            if pair.content != content {
                 track.pairs.remove(node);
                 let generation = track.generation;
                 self.tell(
@@ -315,13 +333,7 @@ impl Supervisor {
                 );
             }
         }
-        Some(start)
-    }
-
-    /// Whether the plugin has a node that is not asked about: only then is its content worth computing.
-    #[must_use]
-    pub fn has_pair(&self, name: &CheckerKey, node: &NodeName) -> bool {
-        self.record(name).is_some_and(|record| record.tracks().any(|track| track.pairs.contains_key(node)))
+        Ask::Start(start)
     }
 
     /// Whether the result of a check counts.

@@ -142,6 +142,7 @@ impl Fleet {
         self.due.remove(name);
         self.touched.remove(name);
         self.changed.remove(name);
+        self.checkers.iter_mut().for_each(|served| _ = served.displaced.remove(name));
         turn.events.push(Event::NodeGone { node: name.clone() });
         if record.incident.is_some() && !self.policy.return_window.is_zero() {
             identity::vanish(&mut record, self.clock.now);
@@ -158,8 +159,7 @@ impl Fleet {
     fn checker_serves(&mut self, checker: Checker, turn: &mut Turn) {
         let at = match self.index_of(&checker.key) {
             Err(at) => {
-                let reasons = Reasons::new(&checker.reasons);
-                self.add_checker(at, Served { checker, serves: true, reasons });
+                self.add_checker(at, Served::new(checker));
                 at
             }
             Ok(at) => {
@@ -175,8 +175,11 @@ impl Fleet {
                     served.reasons = Reasons::new(&checker.reasons);
                     // The verdicts of the generation before stand until they are replaced; their reasons must
                     // not take the room of the present ones.
-                    for slot in self.nodes.values_mut() {
+                    for (name, slot) in &mut self.nodes {
                         if let Some(answer) = slot.answers.get_mut(at) {
+                            if answer.pending {
+                                served.displaced.insert(name.clone(), answer.asked);
+                            }
                             let judgement = answer.verdict.as_ref().and_then(Verdict::judgement);
                             answer.label = judgement.map(|j| served.reasons.foreign(&j.reason));
                         }
@@ -202,7 +205,7 @@ impl Fleet {
             Ok(at) => at,
             Err(at) => {
                 let checker = Checker { key, generation: Arc::from(""), reasons: Vec::new(), pure: true };
-                self.add_checker(at, Served { checker, serves: true, reasons: Reasons::new(&[]) });
+                self.add_checker(at, Served::new(checker));
                 at
             }
         };
@@ -212,6 +215,7 @@ impl Fleet {
         if !std::mem::replace(&mut served.serves, false) {
             return;
         }
+        served.displaced.clear();
         let detail = Arc::from("no generation of the checker serves");
         for (name, slot) in &mut self.nodes {
             if slot.node.malformed.is_none() {
@@ -249,14 +253,20 @@ impl Fleet {
         let (Some(slot), Some(served)) = (self.nodes.get_mut(&node), self.checkers.get_mut(at)) else {
             return;
         };
-        if !slot.answers.get(at).is_some_and(|answer| answer.pending && answer.asked == check) {
+        let changed = if slot.answers.get(at).is_some_and(|answer| answer.pending && answer.asked == check) {
+            served.displaced.remove(&node);
+            let (verdict, label) = intern(&mut served.reasons, verdict);
+            if !remember {
+                self.again.insert((node.clone(), key));
+            }
+            slot.put(at, verdict, label, self.ticks)
+        } else if served.displaced.get(&node) == Some(&check) {
+            served.displaced.remove(&node);
+            let label = verdict.judgement().map(|judgement| served.reasons.foreign(&judgement.reason));
+            slot.put_meanwhile(at, verdict, label, self.ticks)
+        } else {
             return;
-        }
-        let (verdict, label) = intern(&mut served.reasons, verdict);
-        let changed = slot.put(at, verdict, label, self.ticks);
-        if !remember {
-            self.again.insert((node.clone(), key));
-        }
+        };
         if changed && (slot.evaluated || slot.is_answered()) {
             self.touched.insert(node);
         }
@@ -359,7 +369,9 @@ impl Fleet {
         if let Some(why) = &slot.node.malformed {
             turn.error(ReconcileError::Decode, Some(name), Some(why));
         }
-        for (at, served) in self.checkers.iter().enumerate() {
+        for (at, served) in self.checkers.iter_mut().enumerate() {
+            // Whoever is still being asked what it showed before is late.
+            served.displaced.remove(name);
             ask(served, slot, at, self.ticks, &mut self.last_check, turn);
         }
     }

@@ -1,12 +1,13 @@
 //! What the fleet holds of one node, beside the node itself. There may be 100 000 of these, most of them
 //! healthy: what only a sick node needs is behind a pointer.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::fleet::view::Phases;
 use crate::fleet::{AGES_STORED_EVERY, CheckId, Checker, is_in_flight};
-use crate::node::Node;
+use crate::node::{Node, NodeName};
 use crate::policy::Policy;
 use crate::reasons::Reasons;
 use crate::recovery::{Colour, Entry, Lifecycle, Record, Said, Shown};
@@ -19,6 +20,16 @@ pub(super) struct Served {
     pub(super) checker: Checker,
     pub(super) serves: bool,
     pub(super) reasons: Reasons,
+    /// Checks of the generation before that were out at a swap, by node: each is accepted until the new generation
+    /// has judged the node (`supervision` 4.7).
+    pub(super) displaced: BTreeMap<NodeName, CheckId>,
+}
+
+impl Served {
+    pub(super) fn new(checker: Checker) -> Self {
+        let reasons = Reasons::new(&checker.reasons);
+        Self { checker, serves: true, reasons, displaced: BTreeMap::new() }
+    }
 }
 
 /// A tracked node.
@@ -122,6 +133,16 @@ impl Slot {
         answer.verdict = Some(verdict);
         answer.label = label;
         true
+    }
+
+    /// Takes a verdict that stands until the check that is out is answered.
+    pub(super) fn put_meanwhile(&mut self, at: usize, verdict: Verdict, label: Option<Arc<str>>, ticks: u32) -> bool {
+        let pending = self.answers.get(at).is_some_and(|answer| answer.pending);
+        let changed = self.put(at, verdict, label, ticks);
+        if let Some(answer) = self.answers.get_mut(at) {
+            answer.pending = pending;
+        }
+        changed
     }
 
     /// Says for a checker that it has no answer.

@@ -173,7 +173,7 @@ impl World {
     }
 
     fn asks(&mut self, n: usize) -> bool {
-        self.machine.ask(&self.name, &node(n), &content(), self.now).is_some()
+        matches!(self.machine.ask(&self.name, &node(n), content, self.now), Ask::Start(_))
     }
 
     fn had(&self, kind: EventKind) -> usize {
@@ -486,7 +486,7 @@ fn p_43_p_80_a_lone_pair_of_a_pure_plugin_is_held_until_the_node_changes() {
     world.to(24 * 60 * 60);
     assert!(!world.asks(1));
     let changed = Digest::of(b"a label");
-    assert_eq!(world.machine.ask(&"c".into(), &node(1), &changed, world.now), Some(1));
+    assert_eq!(world.machine.ask(&"c".into(), &node(1), || changed, world.now), Ask::Start(1));
     assert!(world.asks(1));
     world.dies_on(1, 1, Cause::Trap);
     assert!(!world.asks(1));
