@@ -228,7 +228,7 @@ impl<'a> Turning<'a> {
             .into_iter()
             .map(|done| Input::Judged {
                 check: done.id,
-                node: done.node,
+                node: done.node.name.clone(),
                 checker: done.plugin.key().clone(),
                 verdict: done.result.verdict,
                 remember: done.result.remember,

@@ -224,7 +224,7 @@ pub fn plugin(event: &RegistryEvent) {
 /// Writes what a checker logged, and how it died if it did.
 pub fn check(done: &Finished) {
     let plugin = done.plugin.key().as_str();
-    let node = done.node.as_str();
+    let node = done.node.name.as_str();
     for line in &done.result.log_lines {
         match line.level {
             LogLevel::Debug => debug!(event = "plugin_log", plugin, node, "{}", line.text),

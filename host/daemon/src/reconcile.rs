@@ -331,7 +331,7 @@ impl Loop {
         log::check(&done);
         Input::Judged {
             check: done.id,
-            node: done.node,
+            node: done.node.name.clone(),
             checker: done.plugin.key().clone(),
             verdict: done.result.verdict,
             remember: done.result.remember,

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 
 use crate::check;
 use crate::clock;
+use crate::drain::Drain;
 use crate::engine::{Finished, Inner, Job};
 use crate::host::Meter;
 use crate::limits::TICK;
@@ -31,12 +32,20 @@ const PATIENCE: Duration = Duration::from_millis(10);
 struct Queue {
     plugin: Arc<Plugin>,
     jobs: Mutex<std::vec::IntoIter<(u64, Arc<Node>)>>,
+    drain: Drain,
+}
+
+impl Queue {
+    fn next(&self) -> Option<(u64, Arc<Node>)> {
+        if self.drain.begun() { None } else { crate::lock(&self.jobs).next() }
+    }
 }
 
 pub(crate) fn submit(inner: &Arc<Inner>, guests: &Runtime, jobs: Vec<Job>, done: &mpsc::Sender<Vec<Finished>>) {
     for (plugin, jobs) in by_plugin(jobs) {
         let runners = plugin.at_once.min(jobs.len());
-        let queue = Arc::new(Queue { plugin, jobs: Mutex::new(jobs.into_iter()) });
+        let drain = plugin.drains.next();
+        let queue = Arc::new(Queue { plugin, jobs: Mutex::new(jobs.into_iter()), drain });
         for _ in 0..runners {
             guests.spawn(run(inner.clone(), queue.clone(), done.clone()));
         }
@@ -57,9 +66,19 @@ fn by_plugin(jobs: Vec<Job>) -> Vec<(Arc<Plugin>, Jobs)> {
     queues
 }
 
+/// Works on a queue until it is empty or drained. What ended is reported, whatever became of the rest.
 async fn run(inner: Arc<Inner>, queue: Arc<Queue>, done: mpsc::Sender<Vec<Finished>>) {
-    let meter = Arc::new(Meter::default());
     let mut finished = Vec::new();
+    tokio::select! {
+        biased;
+        () = queue.drain.over() => {} // dropping the work drops its store and frees its permits
+        () = work(&inner, &queue, &done, &mut finished) => {}
+    }
+    hand_in(&mut finished, &done).await;
+}
+
+async fn work(inner: &Inner, queue: &Queue, done: &mpsc::Sender<Vec<Finished>>, finished: &mut Vec<Finished>) {
+    let meter = Arc::new(Meter::default());
     let mut handed_in = clock::now();
     loop {
         let (Ok(plugin_permit), Ok(engine_permit)) =
@@ -68,29 +87,32 @@ async fn run(inner: Arc<Inner>, queue: Arc<Queue>, done: mpsc::Sender<Vec<Finish
             return;
         };
         let slice = clock::now();
-        let empty = loop {
-            let Some((id, node)) = crate::lock(&queue.jobs).next() else {
-                break true;
-            };
-            let name = node.name.clone();
-            let result = check::check(&queue.plugin, node, &meter, &inner.ticker).await;
-            finished.push(Finished { id, node: name, plugin: queue.plugin.clone(), result });
+        loop {
+            let Some((id, node)) = queue.next() else { return };
+            let result = check::check(&queue.plugin, node.clone(), &meter, &inner.ticker).await;
+            finished.push(Finished { id, node, plugin: queue.plugin.clone(), result });
             if finished.len() >= BATCH || slice.elapsed() >= SLICE {
-                break false;
+                break;
             }
-        };
+        }
         // Not while waiting for the receiver: it may be slow, and others are ready.
         drop((plugin_permit, engine_permit));
-        let full = finished.len() >= BATCH || handed_in.elapsed() >= PATIENCE;
-        if (full || empty) && !finished.is_empty() {
-            if done.send(std::mem::take(&mut finished)).await.is_err() {
+        if finished.len() >= BATCH || handed_in.elapsed() >= PATIENCE {
+            if !hand_in(finished, done).await {
                 return; // nobody wants the rest: an intended stop
             }
             handed_in = clock::now();
         }
-        if empty {
-            return;
-        }
         tokio::task::yield_now().await;
     }
+}
+
+/// False if nobody listens any more. Dropped while it waits, it has sent nothing and taken nothing.
+async fn hand_in(finished: &mut Vec<Finished>, done: &mpsc::Sender<Vec<Finished>>) -> bool {
+    if finished.is_empty() {
+        return true;
+    }
+    let Ok(room) = done.reserve().await else { return false };
+    room.send(std::mem::take(finished));
+    true
 }

@@ -19,6 +19,7 @@ use crate::limits::{ENGINE_PERMITS, Limits, START_PERMITS};
 use crate::load;
 use crate::memory::Memories;
 use crate::plugin::{Grants, Plugin, Source};
+use crate::task::Task;
 use crate::ticker::{Ticker, TickerHealth};
 use crate::{bindings, settings, wasi};
 
@@ -83,8 +84,8 @@ pub struct Job {
 pub struct Finished {
     /// As in the job.
     pub id: u64,
-    /// Who was judged.
-    pub node: NodeName,
+    /// Who was judged, as it was then.
+    pub node: Arc<Node>,
     /// Who judged; its generation is in here.
     pub plugin: Arc<Plugin>,
     /// What came out.
@@ -118,7 +119,7 @@ pub(crate) struct Inner {
     pub(crate) ticker: Arc<Ticker>,
     pub(crate) permits: Semaphore,
     /// Compiles one at a time: it is what can bring a small host down.
-    pub(crate) compiling: Mutex<()>,
+    pub(crate) compiling: Arc<Mutex<()>>,
     /// The slots of the pool that checks leave free.
     pub(crate) starts: Semaphore,
     pub(crate) memories: Arc<Memories>,
@@ -162,7 +163,7 @@ impl Engine {
                 cache,
                 ticker,
                 permits: Semaphore::new(ENGINE_PERMITS),
-                compiling: Mutex::new(()),
+                compiling: Arc::default(),
                 starts: Semaphore::new(START_PERMITS),
                 memories: Arc::default(),
                 http: Threads::default(),
@@ -190,14 +191,15 @@ impl Engine {
         self.inner.cache.trouble()
     }
 
-    /// Brings a candidate to life, up to its self-check. Nothing that serves is touched.
+    /// Brings a candidate to life, up to its self-check. Nothing that serves is touched. Dropped before its end, it
+    /// ends: a compile worker is killed, and guest code runs no further.
     ///
     /// # Errors
     /// The refusal or the death that ended it.
     pub async fn load(&self, candidate: Candidate) -> Result<Arc<Plugin>, LoadError> {
         let inner = self.inner.clone();
         let load = self.guests().spawn(async move { load::load(&inner, candidate).await });
-        match load.await {
+        match Task(load).await {
             Ok(result) => result,
             Err(error) => Err(LoadError::Engine(error.to_string())),
         }

@@ -18,6 +18,7 @@ use reqwest::{Client, Url};
 use tokio::runtime::{Builder, Handle, Runtime};
 
 use crate::limits;
+use crate::task::Task;
 use crate::text;
 
 /// One server, or the servers of one network, that a plugin may ask: `https://api.example.com`,
@@ -303,8 +304,7 @@ impl Asker {
             answer.unwrap_or(Err(Failed::TimedOut(limit)))
         });
         // A check that is ended while it waits takes its request with it.
-        let mut asked = Task(asked);
-        match (&mut asked.0).await {
+        match Task(asked).await {
             Ok(answer) => answer,
             Err(error) => Err(Failed::Otherwise(error.to_string())),
         }
@@ -334,15 +334,6 @@ impl Asker {
 impl fmt::Debug for Asker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Asker").field("plugin", &self.plugin).field("allow", &self.allow).finish_non_exhaustive()
-    }
-}
-
-/// Ends its task when nobody waits for it any more.
-struct Task<T>(tokio::task::JoinHandle<T>);
-
-impl<T> Drop for Task<T> {
-    fn drop(&mut self) {
-        self.0.abort();
     }
 }
 

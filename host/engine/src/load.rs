@@ -17,6 +17,7 @@ use crate::check::{self, Broken, Fault};
 use crate::clock;
 use crate::compile;
 use crate::death::{Cause, Death, LoadError, Refusal, RefusalReason, Stage};
+use crate::drain::Drains;
 use crate::engine::{Candidate, Inner};
 use crate::host::Meter;
 use crate::http::Asker;
@@ -94,7 +95,7 @@ async fn apart<T: Send + 'static>(
 async fn native(inner: &Arc<Inner>, candidate: &Candidate, digest: Digest) -> Result<(Component, Compiled), LoadError> {
     let key = inner.cache.key(digest);
     // Under the lock the cache is looked at again by whoever waited for the same component.
-    let _one_at_a_time = inner.compiling.lock().await;
+    let one_at_a_time = inner.compiling.clone().lock_owned().await;
     let wanted = key.clone();
     if let Some((component, size)) = apart(inner, move |inner| inner.cache.find(&inner.wasmtime, &wanted)).await? {
         return Ok((component, Compiled { size, took: Duration::ZERO, cached: true }));
@@ -105,11 +106,15 @@ async fn native(inner: &Arc<Inner>, candidate: &Candidate, digest: Digest) -> Re
     let deadline = candidate.limits.compile_deadline;
     let (compiled, took) = compile::timed(compile::compile(inner, &candidate.bytes, deadline, out)).await;
     compiled.map_err(|detail| Death::new(Cause::Compile, Stage::Load, detail))?;
-    let (component, size) =
-        apart(inner, move |inner| draft.finish(&inner.wasmtime)).await?.map_err(|miss| match miss {
-            Miss::Absent | Miss::Odd(_) => Death::new(Cause::Load, Stage::Load, miss.to_string()),
-            Miss::Unfit(why) => Death::new(Cause::Link, Stage::Instantiate, why),
-        })?;
+    let finish = move |inner: &Inner| {
+        // Also if nobody waits for it any more: a draft of the same key may not be begun before it has its name.
+        let _one_at_a_time = one_at_a_time;
+        draft.finish(&inner.wasmtime)
+    };
+    let (component, size) = apart(inner, finish).await?.map_err(|miss| match miss {
+        Miss::Absent | Miss::Odd(_) => Death::new(Cause::Load, Stage::Load, miss.to_string()),
+        Miss::Unfit(why) => Death::new(Cause::Link, Stage::Instantiate, why),
+    })?;
     Ok((component, Compiled { size, took, cached: false }))
 }
 
@@ -161,6 +166,7 @@ fn link(
         pre,
         exports: Exports { describe, check, configure },
         permits: Semaphore::new(at_once),
+        drains: Drains::default(),
         at_once,
         memories,
         asker,

@@ -13,6 +13,7 @@ use tokio::sync::Semaphore;
 use wasmtime::component::InstancePre;
 
 use crate::bindings::Exports;
+use crate::drain::Drains;
 use crate::host::Host;
 use crate::http::Asker;
 use crate::limits::{self, Limits};
@@ -162,6 +163,7 @@ pub struct Plugin {
     pub(crate) pre: InstancePre<Host>,
     pub(crate) exports: Exports,
     pub(crate) permits: Semaphore,
+    pub(crate) drains: Drains,
     /// Checks at once: as many permits as there are in all.
     pub(crate) at_once: usize,
     /// If it imports `memory`.
@@ -236,6 +238,13 @@ impl Plugin {
     #[must_use]
     pub fn compiled(&self) -> Compiled {
         self.compiled
+    }
+
+    /// Drops the submitted checks that have not begun. Those under way have `within` to end, and are reported as
+    /// always; what still runs then is dropped with its store. Of a dropped check nothing is reported, not even a
+    /// death: that it ends is intended. Returns at once, and says nothing about checks that are submitted later.
+    pub fn drain(&self, within: Duration) {
+        self.drains.begin(within);
     }
 
     /// True if it takes settings.

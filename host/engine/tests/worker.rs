@@ -2,14 +2,19 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails loudly")]
 
+use std::fs::File;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use apgar_core::node::Node;
 use apgar_engine::{
     Candidate, Cause, Compile, Engine, EngineConfig, Grants, Limits, LoadError, Source, Stage, compile_worker_main,
 };
+
+use rustix::fs::{FileType, Mode};
 
 #[path = "it/component.rs"]
 mod component;
@@ -27,7 +32,8 @@ async fn run() {
     a_child_compiles_what_the_daemon_runs().await;
     a_child_that_fails_is_a_death_in_compiling().await;
     a_program_that_is_no_worker_is_a_death_in_compiling().await;
-    println!("worker: 3 passed");
+    a_load_that_is_dropped_takes_its_child_with_it().await;
+    println!("worker: 4 passed");
 }
 
 fn engine(program: &str, cache: &Path) -> Engine {
@@ -82,4 +88,23 @@ async fn a_child_that_fails_is_a_death_in_compiling() {
 async fn a_program_that_is_no_worker_is_a_death_in_compiling() {
     dies_compiling("/bin/true", "no artefact").await;
     dies_compiling("/bin/echo", "no artefact").await;
+}
+
+async fn a_load_that_is_dropped_takes_its_child_with_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (program, pipe) = (dir.path().join("never-ends"), dir.path().join("pipe"));
+    // The pipe is open as long as the child lives.
+    std::fs::write(&program, format!("#!/bin/sh\nexec 3> '{}'\nexec sleep 600\n", pipe.display())).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o700)).unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    let cache = dir.path().join("cache");
+    let engine = engine(program.to_str().unwrap(), &cache);
+    let load = engine.load(candidate(Limits::default()));
+    let pipe = tokio::select! {
+        pipe = tokio::task::spawn_blocking(move || File::open(pipe)) => pipe.unwrap().unwrap(),
+        loaded = load => panic!("{loaded:?}"),
+    };
+    let read = tokio::task::spawn_blocking(move || std::io::read_to_string(pipe));
+    let read = tokio::time::timeout(Duration::from_secs(10), read).await.unwrap();
+    assert_eq!(read.unwrap().unwrap(), "");
 }

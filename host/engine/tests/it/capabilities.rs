@@ -45,7 +45,7 @@ fn guest(imports: &str, fields: &str, does: &str) -> Arc<[u8]> {
 
 /// Asks the server that is the node's name, so many times; passes if the last status is 200, with the body for a
 /// reason.
-fn asks(times: u32) -> Arc<[u8]> {
+pub(crate) fn asks(times: u32) -> Arc<[u8]> {
     let does = format!(
         r#"(local.set $n (i32.const {times}))
         (loop $again

@@ -5,6 +5,7 @@
 mod capabilities;
 mod checks;
 mod component;
+mod drain;
 mod loading;
 mod registry;
 mod support;
