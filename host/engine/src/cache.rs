@@ -2,22 +2,32 @@
 //! directory is ours alone, its files are never changed once they have their name, and whatever is odd about one
 //! is a miss, never a fault of the plugin.
 
+use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::hash::{Hash, Hasher};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process;
+use std::time::{Duration, SystemTime};
 
 use sha2::{Digest as _, Sha256};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
+use crate::clock;
 use crate::plugin::Digest;
 
 /// Up to this size an artefact is read and verified in memory: nothing is mapped that somebody could truncate under
 /// us, and nothing changes between check and use. Above it, its clean pages are worth sharing.
 const READ_MAX: u64 = 4 << 20;
+
+/// How long an artefact stays that nothing runs: whoever takes a plugin back to what it was a few days ago need not
+/// wait for a compile. After that its 37 MB are worth more than its 16 s.
+const UNUSED: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
+/// After this a draft is nobody's: no compile takes longer than minutes.
+pub(crate) const ABANDONED: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Where artefacts are kept, if anywhere.
 pub(crate) struct Cache {
@@ -50,6 +60,11 @@ impl Cache {
         cache
     }
 
+    /// The directory, if it is used.
+    pub(crate) fn dir(&self) -> Option<&Path> {
+        self.dir.as_deref()
+    }
+
     pub(crate) fn trouble(&self) -> Option<&str> {
         self.trouble.as_deref()
     }
@@ -62,11 +77,31 @@ impl Cache {
     pub(crate) fn find(&self, engine: &Engine, key: &Key) -> Option<(Component, u64)> {
         let path = self.dir.as_ref()?.join(format!("{}.cwasm", key.0));
         match read(engine, &path) {
-            Ok(found) => Some(found),
+            Ok(found) => {
+                used(&path);
+                used(&path.with_extension("sha256"));
+                Some(found)
+            }
             Err(Miss::Absent) => None,
             Err(Miss::Odd(why) | Miss::Unfit(why)) => {
                 tracing::warn!(path = %path.display(), why, "a compiled checker is not used and compiled again");
                 None
+            }
+        }
+    }
+
+    /// Removes artefacts that are of none of the components `wanted` and were not used for long, and drafts of
+    /// processes that did not get to their end.
+    pub(crate) fn prune(&self, wanted: &BTreeSet<Digest>, now: SystemTime) {
+        let Some(dir) = &self.dir else { return };
+        let wanted: BTreeSet<String> = wanted.iter().map(|component| self.key(*component).0).collect();
+        for (name, idle) in files(dir, now) {
+            let unwanted = match name.split_once('.') {
+                Some((key, "cwasm" | "sha256")) => !wanted.contains(key) && idle > UNUSED,
+                Some(_) | None => is_draft(&name) && idle > ABANDONED,
+            };
+            if unwanted {
+                discard(&dir.join(name));
             }
         }
     }
@@ -212,14 +247,14 @@ fn from_file(engine: &Engine, path: &Path) -> Result<Component, Miss> {
     unsafe { Component::deserialize_file(engine, path) }.map_err(|error| Miss::Unfit(format!("{error:#}")))
 }
 
-fn digest_of(file: &mut File) -> io::Result<Digest> {
+pub(crate) fn digest_of(file: &mut File) -> io::Result<Digest> {
     let mut hash = Sha256::new();
     io::copy(file, &mut hash)?;
     Ok(Digest::finish(hash))
 }
 
 /// A directory that is ours alone, made if it is missing.
-fn prepare(dir: &Path) -> Result<(), String> {
+pub(crate) fn prepare(dir: &Path) -> Result<(), String> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|error| error.to_string())?;
     let found = fs::symlink_metadata(dir).map_err(|error| error.to_string())?;
     if !found.is_dir() {
@@ -235,6 +270,52 @@ fn prepare(dir: &Path) -> Result<(), String> {
     Ok(())
 }
 
+/// The files of a directory and how long ago each was changed or used. One from the future is new: clocks are set
+/// back.
+pub(crate) fn files(dir: &Path, now: SystemTime) -> Vec<(String, Duration)> {
+    list(dir, now).unwrap_or_else(|error| {
+        tracing::warn!(dir = %dir.display(), %error, "a directory of the cache cannot be listed");
+        Vec::new()
+    })
+}
+
+fn list(dir: &Path, now: SystemTime) -> io::Result<Vec<(String, Duration)>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let found = match entry.metadata() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue, // renamed or removed meanwhile
+            other => other?,
+        };
+        if found.is_file() {
+            let idle = now.duration_since(found.modified()?).unwrap_or_default();
+            files.push((entry.file_name().to_string_lossy().into_owned(), idle));
+        }
+    }
+    Ok(files)
+}
+
+/// True for the name of a file that was to get another.
+pub(crate) fn is_draft(name: &str) -> bool {
+    name.contains(".tmp.")
+}
+
+/// Removes a file; one that is not there is as good.
+pub(crate) fn discard(path: &Path) {
+    match fs::remove_file(path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => tracing::warn!(path = %path.display(), %error, "a file cannot be removed"),
+    }
+}
+
+/// Notes that a file was of use, for [`Cache::prune`].
+fn used(path: &Path) {
+    if let Err(error) = File::open(path).and_then(|file| file.set_modified(clock::time_of_day())) {
+        tracing::debug!(path = %path.display(), %error, "the use of a file cannot be noted");
+    }
+}
+
 /// Feeds what is hashed to SHA-256.
 struct Feed(Sha256);
 
@@ -245,5 +326,43 @@ impl Hasher for Feed {
 
     fn write(&mut self, bytes: &[u8]) {
         self.0.update(bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings;
+
+    /// The smallest component: a header.
+    const NOTHING: &[u8] = b"\0asm\x0d\0\x01\0";
+
+    #[test]
+    fn an_artefact_that_is_used_or_wanted_stays_and_another_goes_after_a_week() {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = settings::engine(false).unwrap();
+        let cache = Cache::open(Some(dir.path().join("cache")), &engine);
+        let artefact = engine.precompile_component(NOTHING).unwrap();
+        let [used, wanted, unused] = [b"used".as_slice(), b"wanted", b"unused"].map(Digest::of);
+        let count = || files(cache.dir().unwrap(), SystemTime::UNIX_EPOCH).len();
+        let draft = |component| {
+            let draft = cache.draft(&cache.key(component)).unwrap();
+            draft.file().unwrap().write_all(&artefact).unwrap();
+            draft
+        };
+        for component in [used, wanted, unused] {
+            draft(component).finish(&engine).unwrap();
+        }
+        let _underway = draft(Digest::of(b"under way"));
+        let long_ago = clock::time_of_day() - UNUSED;
+        for (name, _) in files(cache.dir().unwrap(), long_ago) {
+            File::open(cache.dir().unwrap().join(name)).unwrap().set_modified(long_ago - ABANDONED).unwrap();
+        }
+        assert!(cache.find(&engine, &cache.key(used)).is_some());
+        cache.prune(&[wanted].into(), long_ago);
+        assert_eq!(count(), 3 * 2 + 1, "a day is no week, and a day is not more than a day");
+        cache.prune(&[wanted].into(), long_ago + UNUSED);
+        assert_eq!(count(), 2 * 2, "the draft and what is not used are gone");
+        assert!(cache.find(&engine, &cache.key(wanted)).is_some() && cache.find(&engine, &cache.key(used)).is_some());
     }
 }

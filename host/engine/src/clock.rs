@@ -16,6 +16,15 @@ pub(crate) fn unix_ms() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// The time of day, for the age of files.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "how long a file was not used decides whether it is removed, nothing else"
+)]
+pub(crate) fn time_of_day() -> SystemTime {
+    SystemTime::now()
+}
+
 /// Lets the calling thread rest: the ticker's own.
 #[expect(clippy::disallowed_methods, reason = "an OS thread that does nothing else, on no runtime")]
 pub(crate) fn rest(span: Duration) {

@@ -20,6 +20,11 @@ impl Refusal {
     pub(crate) fn new(reason: RefusalReason, message: impl Into<String>) -> Self {
         Self { reason, message: message.into() }
     }
+
+    /// The same, said of the file of the plugin `name`.
+    pub(crate) fn about(self, name: &str) -> Self {
+        Self { message: format!("{name}.wasm: {}", self.message), ..self }
+    }
 }
 
 impl fmt::Display for Refusal {

@@ -85,6 +85,8 @@ pub enum DirectoryEvent {
         bytes: Arc<[u8]>,
         /// Of the bytes.
         digest: Digest,
+        /// The text of its signature file, verified; none if no signature is required.
+        signature: Option<Arc<str>>,
     },
     /// A file is gone for good: two looks in a row did not find it, or a person said so.
     Removed {
@@ -487,8 +489,8 @@ struct ReadFile {
     id: SignedId,
     bytes: Arc<[u8]>,
     digest: Digest,
-    /// What its signature is worth; fine if none is required.
-    signature: Result<(), Refusal>,
+    /// The text of its signature if it is good; none if none is required.
+    signature: Result<Option<Arc<str>>, Refusal>,
 }
 
 enum ReadError {
@@ -519,8 +521,13 @@ fn open(path: &Path) -> io::Result<(fs::File, fs::Metadata)> {
     Ok((file, found))
 }
 
-/// The signature next to a file, checked.
-fn read_signature(name: &str, path: &Path, bytes: &[u8], keys: &[PublicKey]) -> (Option<FileId>, Result<(), Refusal>) {
+/// The text of the signature next to a file, if it is good.
+fn read_signature(
+    name: &str,
+    path: &Path,
+    bytes: &[u8],
+    keys: &[PublicKey],
+) -> (Option<FileId>, Result<Arc<str>, Refusal>) {
     let (file, found) = match open(&signature_path(path)) {
         Ok(opened) => opened,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return (None, Err(signature::unsigned(name))),
@@ -532,10 +539,9 @@ fn read_signature(name: &str, path: &Path, bytes: &[u8], keys: &[PublicKey]) -> 
     } else if let Err(error) = file.take(signature::FILE_SIZE).read_to_string(&mut text) {
         Err(signature::bad(&format!("{name}.wasm.sig cannot be read: {error}")))
     } else {
-        signature::verify(keys, bytes, &text).map(|_| ())
+        signature::verify(keys, bytes, &text)
     };
-    let named = |refusal: Refusal| Refusal { message: format!("{name}.wasm: {}", refusal.message), ..refusal };
-    (Some(FileId::of(&found)), verified.map_err(named))
+    (Some(FileId::of(&found)), verified.map(|_| text.into()).map_err(|refusal| refusal.about(name)))
 }
 
 /// Reads a file that may be anything, with its signature if there are keys: opening must not hang, and reading must
@@ -559,8 +565,12 @@ fn read_file(name: &str, path: &Path, most: u64, keys: &[PublicKey]) -> Result<R
     if bytes.len() as u64 > most {
         return Err(ReadError::Refused(too_large(name, bytes.len() as u64, most)));
     }
-    let (signature_id, signature) =
-        if keys.is_empty() { (None, Ok(())) } else { read_signature(name, path, &bytes, keys) };
+    let (signature_id, signature) = if keys.is_empty() {
+        (None, Ok(None))
+    } else {
+        let (id, text) = read_signature(name, path, &bytes, keys);
+        (id, text.map(Some))
+    };
     let id = SignedId { file: FileId::of(&found), signature: signature_id };
     Ok(ReadFile { id, digest: Digest::of(&bytes), bytes: bytes.into(), signature })
 }
@@ -760,7 +770,9 @@ impl Reconciler {
         known.id = Some(read.id);
         known.digest = Some(read.digest);
         known.refusal = None;
-        Some(DirectoryEvent::Found { name: name.as_str().into(), bytes: read.bytes, digest: read.digest })
+        let ReadFile { bytes, digest, signature, .. } = read;
+        let signature = signature.ok().flatten();
+        Some(DirectoryEvent::Found { name: name.as_str().into(), bytes, digest, signature })
     }
 
     fn vanished(&mut self, name: &str) {
@@ -822,7 +834,7 @@ pub fn plugin_name(file: &Path) -> Result<CheckerKey, Refusal> {
 }
 
 /// `^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`: a metric label, a path and a DNS label at once.
-fn is_name(stem: &str) -> bool {
+pub(crate) fn is_name(stem: &str) -> bool {
     let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
     (1..=limits::NAME).contains(&stem.len())
         && stem.bytes().all(inner)
@@ -875,7 +887,7 @@ mod tests {
             for Pending { name, .. } in reads {
                 let bytes: Arc<[u8]> = name.as_bytes().into();
                 let id = self.known[&name].id.unwrap();
-                let read = ReadFile { id, digest: Digest::of(&bytes), bytes, signature: Ok(()) };
+                let read = ReadFile { id, digest: Digest::of(&bytes), bytes, signature: Ok(None) };
                 events.extend(self.stable(name, read));
             }
             events.iter().map(in_short).collect()
@@ -1167,9 +1179,11 @@ mod tests {
         fs::write(watched.dir.path().join("a.wasm"), b"two").unwrap();
         tokio::time::sleep(Duration::from_secs(1)).await;
         assert!(watched.events.try_recv().is_err());
-        fs::write(watched.dir.path().join("a.wasm.sig"), sign(&ours, b"two")).unwrap();
+        let second = sign(&ours, b"two");
+        fs::write(watched.dir.path().join("a.wasm.sig"), &second).unwrap();
         let event = watched.events.recv().await.unwrap();
-        assert!(matches!(&event, DirectoryEvent::Found { bytes, .. } if **bytes == *b"two"), "{event:?}");
+        let DirectoryEvent::Found { bytes, signature, .. } = &event else { panic!("{event:?}") };
+        assert_eq!((&**bytes, signature.as_deref()), (b"two".as_slice(), Some(&*second)));
         tokio::time::sleep(Duration::from_secs(60)).await;
         assert!(watched.events.try_recv().is_err());
     }

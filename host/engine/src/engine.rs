@@ -1,5 +1,6 @@
 //! The engine: one per process. It owns Wasmtime, the clock, the threads guests run on, and the permits.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -18,10 +19,11 @@ use crate::http::Threads;
 use crate::limits::{ENGINE_PERMITS, Limits, START_PERMITS};
 use crate::load;
 use crate::memory::Memories;
-use crate::plugin::{Grants, Plugin, Source};
+use crate::plugin::{Digest, Grants, Plugin, Source};
+use crate::shelf::Shelf;
 use crate::task::Task;
 use crate::ticker::{Ticker, TickerHealth};
-use crate::{bindings, settings, wasi};
+use crate::{bindings, clock, settings, wasi};
 
 /// Threads guests run on. Two: one stays for others while one is held for a tick.
 const GUEST_THREADS: usize = 2;
@@ -116,6 +118,7 @@ pub(crate) struct Inner {
     pub(crate) wasi_linker: Linker<Host>,
     pub(crate) compile: Compile,
     pub(crate) cache: Cache,
+    pub(crate) shelf: Shelf,
     pub(crate) ticker: Arc<Ticker>,
     pub(crate) permits: Semaphore,
     /// Compiles one at a time: it is what can bring a small host down.
@@ -153,6 +156,7 @@ impl Engine {
             .build()?;
         let ticker = Ticker::start(&wasmtime)?;
         let cache = Cache::open(config.cache_dir, &wasmtime);
+        let shelf = Shelf::open(cache.dir());
         Ok(Self {
             inner: Arc::new(Inner {
                 wasmtime,
@@ -161,6 +165,7 @@ impl Engine {
                 wasi_linker,
                 compile: config.compile,
                 cache,
+                shelf,
                 ticker,
                 permits: Semaphore::new(ENGINE_PERMITS),
                 compiling: Arc::default(),
@@ -222,6 +227,14 @@ impl Engine {
     /// of the jobs. Once `done` is closed the rest is dropped. Returns at once; may be called from anywhere.
     pub fn submit(&self, jobs: Vec<Job>, done: mpsc::Sender<Vec<Finished>>) {
         batch::submit(&self.inner, self.guests(), jobs, &done);
+    }
+
+    /// Removes from the cache's directory what has been of no use for long: components and compiled code that are
+    /// neither `in_use` nor of a generation that is kept. Takes as long as the disk does.
+    pub fn prune(&self, in_use: &BTreeSet<Digest>) {
+        let now = clock::time_of_day();
+        let wanted = self.inner.shelf.prune(in_use, now);
+        self.inner.cache.prune(&wanted, now);
     }
 
     /// Forgets what a plugin stored: it is gone.

@@ -24,6 +24,8 @@ mod meter;
 mod plugin;
 mod registry;
 mod settings;
+#[cfg_attr(not(test), expect(dead_code, reason = "the registry holds components in memory"))]
+mod shelf;
 pub mod signature;
 mod task;
 mod text;

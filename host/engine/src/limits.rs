@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::http::Allowed;
 
@@ -342,6 +342,52 @@ impl Serialize for Limits {
     }
 }
 
+/// Reads what [`Limits::to_json`] writes: limits that come back are those of the same generation.
+impl<'de> Deserialize<'de> for Limits {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Written {
+            call_deadline_ms: u64,
+            soft_limit_ms: u64,
+            wall_limit_ms: u64,
+            startup_deadline_ms: u64,
+            compile_deadline_ms: u64,
+            memory_bytes: u64,
+            file_size_bytes: u64,
+            host_calls: u32,
+            host_bytes: u64,
+            log_lines: u32,
+            log_line_bytes: usize,
+            reason_bytes: usize,
+            http_calls: u32,
+            http_timeout_ms: u64,
+            http_allow: Vec<String>,
+            scratchpad_bytes: u64,
+        }
+        let written = Written::deserialize(deserializer)?;
+        let allowed = written.http_allow.iter().map(|text| text.parse()).collect::<Result<_, _>>();
+        Ok(Self {
+            call_deadline: Duration::from_millis(written.call_deadline_ms),
+            soft_limit: Duration::from_millis(written.soft_limit_ms),
+            wall_limit: Duration::from_millis(written.wall_limit_ms),
+            startup_deadline: Duration::from_millis(written.startup_deadline_ms),
+            compile_deadline: Duration::from_millis(written.compile_deadline_ms),
+            memory: written.memory_bytes,
+            file_size: written.file_size_bytes,
+            host_calls: written.host_calls,
+            host_bytes: written.host_bytes,
+            log_lines: written.log_lines,
+            log_line: written.log_line_bytes,
+            reason: written.reason_bytes,
+            http_calls: written.http_calls,
+            http_timeout: Duration::from_millis(written.http_timeout_ms),
+            http_allow: allowed.map_err(serde::de::Error::custom)?,
+            scratchpad: written.scratchpad_bytes,
+        })
+    }
+}
+
 /// A limit above its ceiling.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("limits.{key} is {given}; it may be {range}")]
@@ -371,6 +417,33 @@ mod tests {
         assert_eq!(error.to_string(), "limits.memory is 268435457; it may be 1 to 268435456");
         let limits = Limits { soft_limit: Duration::from_millis(101), ..Limits::default() };
         assert_eq!(limits.validate().unwrap_err().key, "soft_limit");
+    }
+
+    #[test]
+    fn limits_come_back_as_they_were_written() {
+        let all_different = Limits {
+            call_deadline: Duration::from_millis(1),
+            soft_limit: Duration::from_millis(2),
+            wall_limit: Duration::from_millis(3),
+            startup_deadline: Duration::from_millis(4),
+            compile_deadline: Duration::from_millis(5),
+            memory: 6,
+            file_size: 7,
+            host_calls: 8,
+            host_bytes: 9,
+            log_lines: 10,
+            log_line: 11,
+            reason: 12,
+            http_calls: 13,
+            http_timeout: Duration::from_millis(14),
+            http_allow: vec!["http://10.0.0.0/8:9100".parse().unwrap(), "https://a.b".parse().unwrap()],
+            scratchpad: 15,
+        };
+        for limits in [all_different, Limits::of(Profile::Native), Limits::of(Profile::Interpreted)] {
+            let text = serde_json::to_string(&limits).unwrap();
+            assert_eq!(serde_json::from_str::<Limits>(&text).unwrap(), limits);
+        }
+        assert!(serde_json::from_str::<Limits>("{}").is_err());
     }
 
     #[test]

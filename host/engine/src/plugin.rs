@@ -8,7 +8,7 @@ use std::time::Duration;
 pub use apgar_core::digest::{Digest, Generation};
 pub use apgar_core::supervision::Source;
 use apgar_core::verdict::CheckerKey;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use wasmtime::component::InstancePre;
 
@@ -20,7 +20,7 @@ use crate::limits::{self, Limits};
 use crate::memory::Memories;
 
 /// What an operator may grant beyond the node and the log, by the words of the configuration.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Capability {
     /// The time. It costs purity.

@@ -463,7 +463,7 @@ impl Registry {
             None => None,
         };
         match event {
-            DirectoryEvent::Found { name, bytes, digest } => {
+            DirectoryEvent::Found { name, bytes, digest, .. } => {
                 inner.with(&name, |slot, now| {
                     slot.file = Some(Bytes { bytes, digest, source: Source::Directory });
                     // It could be read, so whatever kept it from being read is over.

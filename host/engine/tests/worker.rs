@@ -52,6 +52,13 @@ fn candidate(limits: Limits) -> Candidate {
     }
 }
 
+fn files(cache: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(cache).unwrap().map(Result::unwrap).filter(|entry| entry.path().is_file());
+    let mut names: Vec<String> = entries.map(|entry| entry.file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
 async fn a_child_compiles_what_the_daemon_runs() {
     let this = std::env::current_exe().unwrap();
     let dir = tempfile::tempdir().unwrap();
@@ -61,9 +68,7 @@ async fn a_child_compiles_what_the_daemon_runs() {
     assert!(!plugin.compiled().cached);
     let done = engine.check(&plugin, Arc::new(Node::named("fails"))).await;
     assert_eq!(done.verdict.result(), "fail");
-    let mut kept: Vec<String> =
-        std::fs::read_dir(&cache).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    kept.sort();
+    let kept = files(&cache);
     assert_eq!(kept.len(), 2, "the artefact and its digest, and no draft: {kept:?}");
     assert!(kept[0].ends_with(".cwasm") && kept[1].ends_with(".sha256"));
     let again = engine.load(candidate(Limits::default())).await.unwrap();
@@ -77,7 +82,7 @@ async fn dies_compiling(program: &str, words: &str) {
     let LoadError::Death(death) = error else { panic!("{error}") };
     assert_eq!((death.cause, death.stage), (Cause::Compile, Stage::Load));
     assert!(death.detail.contains(words), "{death}");
-    assert_eq!(std::fs::read_dir(&cache).unwrap().count(), 0, "no draft is left behind");
+    assert_eq!(files(&cache).len(), 0, "no draft is left behind");
 }
 
 async fn a_child_that_fails_is_a_death_in_compiling() {

@@ -37,7 +37,8 @@ impl World {
 
     async fn found(&self, name: &str, bytes: &Arc<[u8]>) {
         let digest = Digest::of(bytes);
-        self.registry.apply(DirectoryEvent::Found { name: name.into(), bytes: bytes.clone(), digest }).await;
+        let found = DirectoryEvent::Found { name: name.into(), bytes: bytes.clone(), digest, signature: None };
+        self.registry.apply(found).await;
     }
 
     /// What was told since the last call, in short.
@@ -165,7 +166,8 @@ async fn a_bad_override_leaves_the_bundled_plugin_serving_from_the_first_start()
     };
     let registry = Registry::new(options, sender);
     let digest = Digest::of(&garbage());
-    registry.apply(DirectoryEvent::Found { name: "disk".into(), bytes: garbage(), digest }).await;
+    let found = DirectoryEvent::Found { name: "disk".into(), bytes: garbage(), digest, signature: None };
+    registry.apply(found).await;
     let status = registry.statuses().remove(0);
     assert_eq!((status.state, status.source), (PluginState::Running, Source::Bundled));
     assert!(status.failure.is_some());
@@ -222,7 +224,7 @@ async fn a_file_that_takes_long_holds_up_no_other() {
     let (sender, found) = mpsc::channel(8);
     for (name, bytes) in [("slow", component("plugin", &spins)), ("quick", small()), ("slow", small())] {
         let digest = Digest::of(&bytes);
-        sender.send(DirectoryEvent::Found { name: name.into(), bytes, digest }).await.unwrap();
+        sender.send(DirectoryEvent::Found { name: name.into(), bytes, digest, signature: None }).await.unwrap();
     }
     drop(sender);
     world.registry.run(found).await;
