@@ -1,7 +1,9 @@
-//! A node made up for a test, and cases to judge it by.
+//! A node made up for a test, a host for what is granted beside it, and cases to judge by.
 
 use std::collections::BTreeMap;
 
+#[cfg(not(target_arch = "wasm32"))]
+pub use crate::host::Host;
 use crate::{Checker, Condition, Taint, Timestamp, Verdict, parse_settings};
 
 /// A node made up for a test. It starts with a name and nothing else; the fields are open, so that a host

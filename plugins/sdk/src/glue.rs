@@ -33,6 +33,43 @@ pub mod configurable {
     });
 }
 
+/// What is granted by name, alone, for the same reason. Of its three imports a component has those that its code
+/// calls.
+mod granted {
+    wit_bindgen::generate!({
+        inline: "package apgar:kit;
+                 world granted {
+                     import apgar:checker/clock@0.1.1;
+                     import apgar:checker/http@0.1.1;
+                     import apgar:checker/memory@0.1.1;
+                 }",
+        path: "../../wit/checker-0.1.1",
+        world: "granted",
+        generate_all,
+    });
+}
+
+/// What is granted by name, in the kit's own types.
+pub(crate) mod host {
+    use std::time::Duration;
+
+    use super::granted::apgar::checker::{clock, http, memory};
+    use crate::http::Response;
+
+    pub(crate) use clock::now;
+    pub(crate) use memory::{load, store};
+
+    pub(crate) fn time_remaining() -> Duration {
+        Duration::from_millis(clock::time_remaining())
+    }
+
+    pub(crate) fn get(url: &str, headers: &[(&str, &str)]) -> Result<Response, String> {
+        let header = |&(name, value): &(&str, &str)| http::Header { name: name.to_owned(), value: value.to_owned() };
+        let http::Response { status, body } = http::get(url, &headers.iter().map(header).collect::<Vec<_>>())?;
+        Ok(Response { status, body })
+    }
+}
+
 /// The node the host is asking about.
 struct Ambient;
 

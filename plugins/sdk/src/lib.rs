@@ -34,26 +34,39 @@
 //! The judgement never knows whether it runs in a component or in a unit test: natively it is given a
 //! [`fixture::Node`]. The other half, what makes a component of it, is in `glue`, compiled for Wasm only.
 //! The contract itself is `wit/`; nothing here adds to it.
+//!
+//! Node and [`log`] are given to every checker. [`clock`], [`http`] and [`memory`] are for those that an operator
+//! grants them to. There is nothing to declare: a component imports what its code calls and nothing else, and its
+//! imports are what it asks to be granted. A judgement that calls none of the three stays a pure function; one that
+//! does is tested by a [`fixture::Host`].
 
+#[cfg(target_arch = "wasm32")]
+mod arena;
+pub mod clock;
 pub mod fixture;
+#[cfg(target_arch = "wasm32")]
+#[doc(hidden)]
+pub mod glue;
+#[cfg(not(target_arch = "wasm32"))]
+mod host;
+pub mod http;
 pub mod log;
+pub mod memory;
 mod node;
 mod quantity;
 mod settings;
 
-#[cfg(target_arch = "wasm32")]
-#[doc(hidden)]
-pub mod glue;
-#[cfg(target_arch = "wasm32")]
-mod memory;
-
 use std::time::Duration;
+
+#[cfg(target_arch = "wasm32")]
+use glue::host;
 
 pub use node::{Condition, Node, Taint, Timestamp};
 pub use quantity::whole;
 pub use settings::{Settings, parse as parse_settings};
 
-/// A checker: what it is, and how it judges. It has no state, because every check runs in a fresh instance.
+/// A checker: what it is, and how it judges. It has no state, because every check runs in a fresh instance; what
+/// one check is to tell the next goes through [`memory`].
 pub trait Checker {
     /// The settings it takes, `()` for none. Whoever takes some exports them by `export!(Name, settings)`.
     type Settings: Settings;

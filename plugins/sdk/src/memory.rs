@@ -1,48 +1,37 @@
-//! The memory of a check. An instance lives for one check of a few microseconds, so most of what it needs is
-//! a little memory that nobody gives back: growing the linear memory alone costs more than the whole judgement.
+//! A small blob per checker and node, for a checker that was granted it: `grants = ["memory"]`. Whoever uses it is
+//! not pure: the host then asks the checker at every tick.
+//!
+//! It is memory, not storage: a restart of the host empties it, and so may the host when it runs out of room. What
+//! was stored is kept if the check returns, a verdict or an `Err`.
 
-#![expect(unsafe_code, reason = "an allocator hands out raw memory")]
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::{Cell, UnsafeCell};
-use std::mem::MaybeUninit;
+use crate::host;
 
-/// Enough for a check that asks a dozen questions. What does not fit is served as usual, so this is no limit.
-const SIZE: usize = 16 << 10;
-
-#[global_allocator]
-static MEMORY: Memory = Memory { arena: UnsafeCell::new(MaybeUninit::uninit()), used: Cell::new(0) };
-
-/// Hands out an arena from the start, and never takes any of it back; then the usual allocator.
-struct Memory {
-    arena: UnsafeCell<MaybeUninit<[u8; SIZE]>>,
-    used: Cell<usize>,
+/// What was stored last for this node. `None` if there is nothing, or nothing that reads as a `T`: another build of
+/// the checker may have stored it.
+pub fn load<T: DeserializeOwned>() -> Option<T> {
+    serde_json::from_slice(&load_bytes()?).ok()
 }
 
-// SAFETY: this target has no threads.
-unsafe impl Sync for Memory {}
+/// Stores a value, as JSON, in place of the last one. An `Err` says why the last one stays, as that this one is too
+/// large: 4 KiB unless the operator says otherwise.
+pub fn store<T: Serialize>(value: &T) -> Result<(), String> {
+    store_bytes(&serde_json::to_vec(value).map_err(|error| error.to_string())?)
+}
 
-// SAFETY: each piece of the arena is handed out once, aligned and inside of it; all else is the usual allocator.
-unsafe impl GlobalAlloc for Memory {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let start = self.arena.get().cast::<u8>();
-        let at = (start.addr() + self.used.get()).next_multiple_of(layout.align()) - start.addr();
-        match at.checked_add(layout.size()) {
-            Some(end) if end <= SIZE => {
-                self.used.set(end);
-                // SAFETY: `at` is inside the arena, as `end` is.
-                unsafe { start.add(at) }
-            }
-            // SAFETY: the caller's layout.
-            _ => unsafe { System.alloc(layout) },
-        }
-    }
+/// Stores nothing in place of the last value.
+pub fn clear() -> Result<(), String> {
+    store_bytes(&[])
+}
 
-    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        let start = self.arena.get().addr();
-        if !(start..start + SIZE).contains(&memory.addr()) {
-            // SAFETY: it came from there, with the caller's layout.
-            unsafe { System.dealloc(memory, layout) }
-        }
-    }
+/// What was stored last, as it is. Another build of the checker may have stored it: begin it with a version.
+pub fn load_bytes() -> Option<Vec<u8>> {
+    host::load()
+}
+
+/// Stores bytes, as [`store`] does; none at all stand for nothing.
+pub fn store_bytes(blob: &[u8]) -> Result<(), String> {
+    host::store(blob)
 }
