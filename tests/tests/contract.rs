@@ -1,13 +1,16 @@
 //! A published version of the contract never changes, and components built for it load for ever.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
-use apgar_core::node::Node;
+use apgar_core::node::{BootId, Condition, Node, Taint, Uid};
+use apgar_core::time::Time;
 use apgar_core::verdict::Verdict;
-use apgar_engine::{Candidate, Compile, Digest, Engine, EngineConfig, Grants, Limits, Source};
+use apgar_engine::{Candidate, Capability, Compile, Digest, Engine, EngineConfig, Grants, Limits, Source};
 
 /// The files of each published version, by digest. A change of one breaks every compiled checker: add a new
 /// interface or a new version beside it instead (`wit/README.md`).
@@ -48,22 +51,86 @@ fn a_published_version_is_frozen() -> Result<()> {
 #[tokio::test]
 async fn frozen_components_of_every_version_load_and_judge() -> Result<()> {
     let engine = Engine::new(EngineConfig { cache_dir: None, compile: Compile::InProcess })?;
-    let mut node = Node::named("frozen");
-    node.labels = [(Arc::from("nvidia.com/gpu.count"), Arc::from("8"))].into();
-    let node = Arc::new(node);
-    for (name, reason) in [("ready", "NodeReadyConditionNotFound"), ("gpu", "GPUCountMismatch")] {
-        let file = repository().join("tests/fixtures/checker-0.1.0").join(name).with_extension("wasm");
-        let candidate = Candidate {
-            key: name.into(),
-            bytes: fs::read(file)?.into(),
-            settings: serde_json::json!({}),
-            grants: Grants::new(),
-            limits: Limits::default(),
-            source: Source::Directory,
-        };
-        let plugin = engine.load(candidate).await?;
-        let verdict = engine.check(&plugin, node.clone()).await.verdict;
-        ensure!(matches!(&verdict, Verdict::Fail(j) if &*j.reason == reason), "{name}: {verdict:?}");
+    for (file, reason) in [
+        ("checker-0.1.0/ready", "NodeReadyConditionNotFound"),
+        ("checker-0.1.0/gpu", "GPUCountMismatch"),
+        ("checker-0.1.1/kit", "First"),
+    ] {
+        let plugin = engine.load(frozen(file)?).await?;
+        let verdict = engine.check(&plugin, node()).await.verdict;
+        ensure!(matches!(&verdict, Verdict::Fail(j) if &*j.reason == reason), "{file}: {verdict:?}");
     }
     Ok(())
+}
+
+/// What it remembers is all that differs from one check to the next.
+#[tokio::test]
+async fn a_frozen_component_is_answered_all_that_0_1_1_has() -> Result<()> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let url = format!("http://{}", listener.local_addr()?);
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (mut stream, mut head) = (stream?, [0; 4096]);
+            let _bytes = stream.read(&mut head)?;
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\nconnection: close\r\n\r\nWell")?;
+        }
+        std::io::Result::Ok(())
+    });
+
+    let engine = Engine::new(EngineConfig { cache_dir: None, compile: Compile::InProcess })?;
+    let candidate = Candidate {
+        settings: serde_json::json!({ "url": url }),
+        limits: Limits { http_allow: vec![url.parse()?], ..Limits::default() },
+        ..frozen("checker-0.1.1/everything")?
+    };
+    let plugin = engine.load(candidate).await?;
+    let asked: Vec<_> = plugin.imports().iter().map(String::as_str).collect();
+    ensure!(asked == ["clock", "http", "log", "memory", "node"].map(|name| format!("apgar:checker/{name}@0.1.1")));
+    for reason in ["Well1", "Well2"] {
+        let done = engine.check(&plugin, node()).await;
+        ensure!(matches!(&done.verdict, Verdict::Pass(j) if &*j.reason == reason), "{done:?}");
+        let line = done.log_lines.first().map(|line| line.text.as_str());
+        ensure!(line == Some("frozen 1 2 3 4 some some L A True Odd+Odder NoSchedule 8 7"), "{done:?}");
+    }
+    Ok(())
+}
+
+/// A component that was built when its version of the contract was the newest, granted all there is.
+fn frozen(file: &str) -> Result<Candidate> {
+    let path = repository().join("tests/fixtures").join(file).with_extension("wasm");
+    Ok(Candidate {
+        key: file.rsplit('/').next().unwrap_or(file).into(),
+        bytes: fs::read(path)?.into(),
+        settings: serde_json::json!({}),
+        grants: Grants::from([Capability::Clock, Capability::Http, Capability::Memory]),
+        limits: Limits::default(),
+        source: Source::Directory,
+    })
+}
+
+/// A node with one answer to each question.
+fn node() -> Arc<Node> {
+    let pair = |key: &str, value: &str| (Arc::from(key), Arc::from(value));
+    let condition = |kind: &str, status: &str| Condition {
+        kind: kind.into(),
+        status: status.into(),
+        reason: "".into(),
+        message: "".into(),
+        last_transition: None,
+    };
+    Arc::new(Node {
+        uid: Uid::from("1"),
+        boot_id: BootId::from("2"),
+        system_uuid: "3".into(),
+        provider_id: "4".into(),
+        created: Some(Time::from_unix_ms(0)),
+        unschedulable: true,
+        labels: [pair("l", "L"), pair("nvidia.com/gpu.count", "8")].into(),
+        annotations: [pair("a", "A")].into(),
+        taints: [Taint { key: "t".into(), value: "".into(), effect: "NoSchedule".into() }].into(),
+        conditions: [condition("Odd", "True"), condition("Odder", "False")].into(),
+        capacity: [pair("cpu", "8")].into(),
+        allocatable: [pair("cpu", "7")].into(),
+        ..Node::named("frozen")
+    })
 }
