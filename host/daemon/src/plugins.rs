@@ -8,8 +8,8 @@ use std::sync::Arc;
 use anyhow::Context;
 use apgar_core::verdict::{CheckerKey, Unknown, UnknownCause, Verdict};
 use apgar_engine::{
-    Bundled, Candidate, Capability, Compile, Directory, DirectoryHandle, DirectoryOptions, Engine, EngineConfig,
-    Limits, PluginConfig, Profile, Registry, RegistryEvent, RegistryOptions, Source,
+    Bundled, Candidate, Compile, Directory, DirectoryHandle, DirectoryOptions, Engine, EngineConfig, PluginConfig,
+    Registry, RegistryEvent, RegistryOptions, Source,
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -124,43 +124,12 @@ pub fn start(
 /// What the configuration says about a checker, as the engine takes it.
 #[must_use]
 pub fn options(checker: &config::Checker) -> PluginConfig {
-    let profile = match checker.profile {
-        config::Profile::Native => Profile::Native,
-        config::Profile::Interpreted => Profile::Interpreted,
-    };
-    let limits = &checker.limits;
     PluginConfig {
         enabled: checker.enabled,
-        profile,
+        profile: checker.profile,
         settings: serde_json::Value::Object(checker.settings.clone()),
-        grants: checker.grants.iter().map(|grant| capability(*grant)).collect(),
-        limits: Limits {
-            call_deadline: limits.call_deadline,
-            soft_limit: limits.soft_limit,
-            wall_limit: limits.wall_limit,
-            startup_deadline: limits.startup_deadline,
-            compile_deadline: limits.compile_deadline,
-            memory: limits.memory,
-            file_size: limits.file_size,
-            log_lines: limits.log_lines,
-            log_line: usize::try_from(limits.log_line).unwrap_or(usize::MAX),
-            reason: usize::try_from(limits.reason).unwrap_or(usize::MAX),
-            http_calls: limits.http_calls,
-            http_timeout: limits.http_timeout,
-            http_allow: checker.http_allow.clone(),
-            scratchpad: limits.scratchpad,
-            ..Limits::of(profile)
-        },
-    }
-}
-
-fn capability(grant: config::Grant) -> Capability {
-    match grant {
-        config::Grant::Log => Capability::Log,
-        config::Grant::Clock => Capability::Clock,
-        config::Grant::Http => Capability::Http,
-        config::Grant::Pods => Capability::Pods,
-        config::Grant::Memory => Capability::Memory,
+        grants: checker.grants.iter().copied().collect(),
+        limits: checker.limits.clone(),
     }
 }
 

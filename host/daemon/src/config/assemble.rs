@@ -6,6 +6,7 @@ use std::time::Duration;
 use apgar_core::decision::Mode;
 use apgar_core::policy::Policy;
 use apgar_core::verdict::CheckerKey;
+use apgar_engine::{Allowed, Limits, Profile};
 
 use super::document::Document;
 use super::environment;
@@ -14,8 +15,7 @@ use super::keys::{self, Key};
 use super::kind::{Kind, Span};
 use super::resolve::{self, Found, Resolver};
 use super::settings::{
-    Api, Checker, Checkers, Civo, Executor, ExecutorKind, Limits, Log, Metrics, Nodes, Profile, Restart, Settings,
-    Store,
+    Api, Checker, Checkers, Civo, Executor, ExecutorKind, Log, Metrics, Nodes, Restart, Settings, Store,
 };
 
 /// Asks for every setting, in the order of the table.
@@ -151,16 +151,17 @@ fn checker(resolver: &mut Resolver<'_>, name: Option<&str>) -> Checker {
     let required = resolver.of_checker(&keys::REQUIRED, of).value;
     let threshold = resolver.of_checker(&keys::THRESHOLD, of).value;
     of.profile = resolver.of_checker(&keys::PROFILE, of).value;
+    let grants = resolver.of_checker(&keys::GRANTS, of).value;
+    let http_allow = resolver.of_checker(&keys::HTTP_ALLOW, of).value;
     Checker {
         enabled,
         required,
         threshold,
         profile: of.profile,
-        grants: resolver.of_checker(&keys::GRANTS, of).value,
-        http_allow: resolver.of_checker(&keys::HTTP_ALLOW, of).value,
+        grants,
         restart: restart(resolver, of),
         settings: name.map(|_| resolver.of_checker(&keys::SETTINGS, of).value).unwrap_or_default(),
-        limits: limits(resolver, of),
+        limits: limits(resolver, of, http_allow),
     }
 }
 
@@ -180,7 +181,8 @@ fn restart(resolver: &mut Resolver<'_>, of: resolve::Checker<'_>) -> Restart {
     }
 }
 
-fn limits(resolver: &mut Resolver<'_>, of: resolve::Checker<'_>) -> Limits {
+fn limits(resolver: &mut Resolver<'_>, of: resolve::Checker<'_>, http_allow: Vec<Allowed>) -> Limits {
+    let size = |size: u64| usize::try_from(size).unwrap_or(usize::MAX);
     let call_deadline = resolver.of_checker(&keys::CALL_DEADLINE, of);
     let mut soft_limit = resolver.ask_checker(&keys::SOFT_LIMIT, of);
     if soft_limit.source == Source::Default {
@@ -196,12 +198,14 @@ fn limits(resolver: &mut Resolver<'_>, of: resolve::Checker<'_>) -> Limits {
         compile_deadline: resolver.of_checker(&keys::COMPILE_DEADLINE, of).value,
         memory: resolver.of_checker(&keys::MEMORY, of).value,
         file_size: resolver.of_checker(&keys::FILE_SIZE, of).value,
-        reason: resolver.of_checker(&keys::REASON, of).value,
+        reason: size(resolver.of_checker(&keys::REASON, of).value),
         log_lines: resolver.of_checker(&keys::LOG_LINES, of).value,
-        log_line: resolver.of_checker(&keys::LOG_LINE, of).value,
+        log_line: size(resolver.of_checker(&keys::LOG_LINE, of).value),
         http_calls: resolver.of_checker(&keys::HTTP_CALLS, of).value,
         http_timeout: resolver.of_checker(&keys::HTTP_TIMEOUT, of).value,
+        http_allow,
         scratchpad: resolver.of_checker(&keys::SCRATCHPAD, of).value,
+        ..Limits::of(of.profile)
     }
 }
 

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use apgar_engine::{Capability as Grant, Profile, limits};
 use serde_json::Value as Json;
 
 use super::Flags;
@@ -13,9 +14,7 @@ use super::kind::{
     Words,
 };
 use super::selector::is_selector;
-use super::settings::{
-    ExecutorKind, Grant, Kubeconfig, LogFormat, LogLevel, Profile, RestartPolicy, Secret, StoreKind,
-};
+use super::settings::{ExecutorKind, Kubeconfig, LogFormat, LogLevel, RestartPolicy, Secret, StoreKind};
 
 const KUBECONFIG: &str = "/etc/rancher/k3s/k3s.yaml";
 
@@ -32,7 +31,6 @@ const HOUR: Duration = minutes(60);
 const ABOVE_ZERO: Duration = ms(1);
 
 const KIB: u64 = 1 << 10;
-const MIB: u64 = 1 << 20;
 
 /// A setting. Its path is that of the table or, for the settings of a checker, what follows `checker.<name>`.
 pub(super) struct Key<K> {
@@ -471,67 +469,71 @@ table! {
     );
     CALL_DEADLINE: Span = Key::new(
         "limits.call_deadline",
-        Span::new(ms(100), ms(10), secs(2), Unit::Milliseconds).interpreted(ms(500)),
+        Span::new(limits::CALL_DEADLINE, ms(10), limits::CALL_DEADLINE_MAX, Unit::Milliseconds)
+            .interpreted(limits::CALL_DEADLINE_INTERPRETED),
         "CPU time of a check.",
     );
     SOFT_LIMIT: Span = Key::new(
         "limits.soft_limit",
-        Span::new(ms(20), ms(1), secs(2), Unit::Milliseconds).interpreted(ms(100)),
+        Span::new(limits::SOFT_LIMIT, ms(1), limits::CALL_DEADLINE_MAX, Unit::Milliseconds)
+            .interpreted(limits::SOFT_LIMIT_INTERPRETED),
         "CPU time from which on a check is slow; not above call_deadline, and cut to it if it is not set.",
     );
     WALL_LIMIT: Span = Key::new(
         "limits.wall_limit",
-        Span::new(secs(1), ms(10), secs(30), Unit::Milliseconds).interpreted(secs(2)),
+        Span::new(limits::WALL_LIMIT, ms(10), limits::WALL_LIMIT_MAX, Unit::Milliseconds)
+            .interpreted(limits::WALL_LIMIT_INTERPRETED),
         "Wall time of a check, without its HTTP calls.",
     );
     STARTUP_DEADLINE: Span = Key::new(
         "limits.startup_deadline",
-        Span::new(secs(2), ms(100), secs(30), Unit::Seconds).interpreted(secs(10)),
+        Span::new(limits::STARTUP_DEADLINE, ms(100), limits::STARTUP_DEADLINE_MAX, Unit::Seconds)
+            .interpreted(limits::STARTUP_DEADLINE_INTERPRETED),
         "Wall time of a start, from instantiation to self-check.",
     );
     COMPILE_DEADLINE: Span = Key::new(
         "limits.compile_deadline",
-        Span::new(secs(60), secs(1), secs(180), Unit::Seconds),
+        Span::new(limits::COMPILE_DEADLINE, secs(1), limits::COMPILE_DEADLINE_MAX, Unit::Seconds),
         "CPU time of compiling.",
     );
     MEMORY: Size = Key::new(
         "limits.memory",
-        Size::new(64 * MIB, 64 * KIB, 256 * MIB).interpreted(256 * MIB),
+        Size::new(limits::MEMORY, 64 * KIB, limits::MEMORY_MAX).interpreted(limits::MEMORY_INTERPRETED),
         "Linear memory, in all.",
     );
     FILE_SIZE: Size = Key::new(
         "limits.file_size",
-        Size::new(128 * MIB, KIB, 128 * MIB),
+        Size::new(limits::FILE_SIZE, KIB, limits::FILE_SIZE),
         "The size of the component.",
     );
     REASON: Size = Key::new(
         "limits.reason",
-        Size::new(256, 16, 256),
+        Size::new(limits::REASON as u64, 16, limits::REASON as u64),
         "A verdict's reason; the rest is cut.",
     );
     LOG_LINES: Count<u32> = Key::new(
         "limits.log_lines",
-        Count { default: 16, min: 0, max: 64 },
+        Count { default: limits::LOG_LINES, min: 0, max: limits::LOG_LINES_MAX },
         "Log lines per check; the rest is dropped.",
     );
     LOG_LINE: Size = Key::new(
         "limits.log_line",
-        Size::new(KIB, 16, KIB),
+        Size::new(limits::LOG_LINE as u64, 16, limits::LOG_LINE as u64),
         "The length of a log line; the rest is cut.",
     );
     HTTP_CALLS: Count<u32> = Key::new(
         "limits.http_calls",
-        Count { default: 4, min: 0, max: 16 },
+        Count { default: limits::HTTP_CALLS, min: 0, max: limits::HTTP_CALLS_MAX },
         "HTTP calls per check; every further one fails.",
     );
     HTTP_TIMEOUT: Span = Key::new(
         "limits.http_timeout",
-        Span::new(secs(2), ms(100), secs(10), Unit::Seconds),
+        Span::new(limits::HTTP_TIMEOUT, ms(100), limits::HTTP_TIMEOUT_MAX, Unit::Seconds),
         "How long an HTTP call may take.",
     );
     SCRATCHPAD: Size = Key::new(
         "limits.scratchpad",
-        Size::new(4 * KIB, 0, 64 * KIB),
+        Size::new(limits::SCRATCHPAD, 0, limits::SCRATCHPAD_MAX),
         "What it may remember per node; more fails.",
     );
 }

@@ -25,11 +25,12 @@ use std::path::PathBuf;
 use document::Document;
 use resolve::Resolver;
 
+pub use apgar_engine::{Capability as Grant, Profile};
 pub use error::{ConfigError, Problem, Shown, Source, Warning};
 pub use reference::{reference, schema};
 pub use settings::{
-    Api, Checker, Checkers, Civo, Executor, ExecutorKind, Grant, Kubeconfig, Limits, Log, LogFormat, LogLevel, Metrics,
-    Nodes, POOL_LABEL, Profile, Restart, RestartPolicy, Secret, Settings, Store, StoreKind,
+    Api, Checker, Checkers, Civo, Executor, ExecutorKind, Kubeconfig, Log, LogFormat, LogLevel, Metrics, Nodes,
+    POOL_LABEL, Restart, RestartPolicy, Secret, Settings, Store, StoreKind,
 };
 
 /// Everything that a configuration is made of.

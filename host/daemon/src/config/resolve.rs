@@ -3,12 +3,13 @@
 
 use std::collections::BTreeMap;
 
+use apgar_engine::Profile;
+
 use super::Flags;
 use super::document::Document;
 use super::error::{Problem, Shown, Source, Warning};
 use super::keys::Key;
 use super::kind::{Kind, Refused};
-use super::settings::Profile;
 
 /// A value and where it came from.
 #[derive(Clone)]

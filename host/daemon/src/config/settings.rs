@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use apgar_core::policy::Policy;
-use apgar_engine::Allowed;
 use apgar_engine::signature::PublicKey;
+use apgar_engine::{Capability as Grant, Limits, Profile};
 
 use super::error::Shown;
 
@@ -279,85 +279,14 @@ pub struct Checker {
     pub threshold: Option<Duration>,
     /// What `configure` is given. Empty for `checkers.defaults`.
     pub settings: serde_json::Map<String, serde_json::Value>,
-    /// The imports it is allowed, in the order of the enum, each once.
+    /// The imports it is allowed, each once.
     pub grants: Vec<Grant>,
-    /// The servers it may ask, in the given order, each once.
-    pub http_allow: Vec<Allowed>,
     /// Which limits apply where none is set.
     pub profile: Profile,
-    /// What a call may take.
+    /// What it may take, and the servers it may ask, in the given order, each once.
     pub limits: Limits,
     /// What follows a crash.
     pub restart: Restart,
-}
-
-/// An import that an operator allows by name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Grant {
-    /// Log lines: granted to everyone, accepted for completeness.
-    Log,
-    /// The time.
-    Clock,
-    /// GET requests.
-    Http,
-    /// The pods on the node.
-    Pods,
-    /// A small blob per node, handed back next time.
-    Memory,
-}
-
-impl Grant {
-    /// The word in configuration.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Log => "log",
-            Self::Clock => "clock",
-            Self::Http => "http",
-            Self::Pods => "pods",
-            Self::Memory => "memory",
-        }
-    }
-}
-
-/// Which limits apply where none is set: chosen by name, so that no guest can raise its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Profile {
-    /// For compiled guests.
-    Native,
-    /// For guests that bring an interpreter along.
-    Interpreted,
-}
-
-/// What a checker may take (`engine` section 4). Sizes in bytes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Limits {
-    /// CPU time of a call.
-    pub call_deadline: Duration,
-    /// CPU time of a call from which on it counts as slow.
-    pub soft_limit: Duration,
-    /// Wall time of a call.
-    pub wall_limit: Duration,
-    /// Wall time of a start, without compiling.
-    pub startup_deadline: Duration,
-    /// CPU time of compiling.
-    pub compile_deadline: Duration,
-    /// Linear memory, in all.
-    pub memory: u64,
-    /// The component's file.
-    pub file_size: u64,
-    /// A verdict's reason; longer ones are cut.
-    pub reason: u64,
-    /// Log lines per check; more are dropped.
-    pub log_lines: u32,
-    /// A log line; longer ones are cut.
-    pub log_line: u64,
-    /// HTTP calls per check; more get an error.
-    pub http_calls: u32,
-    /// One HTTP call.
-    pub http_timeout: Duration,
-    /// The blob per node; a larger one gets an error.
-    pub scratchpad: u64,
 }
 
 /// What follows a crash (`supervision` 3.1).
