@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use apgar_core::decision::{AttemptId, Decision, Outcome, Refuser};
 use apgar_core::fleet::{Check, Fleet, Input, ReconcileError, Turn};
+use apgar_core::node::NodeName;
+use apgar_core::recovery::Record;
 use apgar_core::time::Time;
 use apgar_core::verdict::CheckerKey;
 use apgar_engine::{DirectoryHandle, Engine, Finished, Job, Plugin, Registry, RegistryEvent};
@@ -19,7 +21,7 @@ use crate::informer::NodeChange;
 use crate::last_look::Actor;
 use crate::log;
 use crate::metrics::Metrics;
-use crate::store::{Writer, Writes};
+use crate::store::{Batch, Writer};
 use crate::view;
 
 /// A watch is alive while its stream is open and spoke within this time: a bookmark comes about every minute
@@ -233,7 +235,7 @@ impl Loop {
             let inputs = vec![Input::Evidence { live: false }, Input::Outcome { attempt, outcome }];
             let turn = self.fleet.turn(self.clock.now(), inputs);
             self.tell(&turn.events);
-            let _intents: Vec<oneshot::Receiver<bool>> = self.store(turn.writes, 0);
+            let _intents: Vec<oneshot::Receiver<bool>> = self.store(batch(turn.writes), 0);
         }
         if let Some(store) = self.out.store.take() {
             let closed = tokio::task::spawn_blocking(move || store.close());
@@ -385,7 +387,7 @@ impl Loop {
 
     fn carry_out(&mut self, turn: Turn) {
         self.tell(&turn.events);
-        let intents = self.store(turn.writes, turn.decisions.len());
+        let intents = self.store(batch(turn.writes), turn.decisions.len());
         for (decision, stored) in turn.decisions.into_iter().zip(intents) {
             self.call(decision, stored);
         }
@@ -393,13 +395,13 @@ impl Loop {
     }
 
     /// Hands the records to the store; the answers tell each call whether its intent is on disk.
-    fn store(&mut self, writes: Writes, calls: usize) -> Vec<oneshot::Receiver<bool>> {
+    fn store(&mut self, batch: Batch, calls: usize) -> Vec<oneshot::Receiver<bool>> {
         let (acknowledge, stored): (Vec<_>, Vec<_>) = (0..calls).map(|_| oneshot::channel()).unzip();
         let Some(store) = &self.out.store else {
             return stored;
         };
-        let anything = !writes.is_empty() || calls > 0;
-        if anything && !store.write(writes, acknowledge) {
+        let anything = !batch.is_empty() || calls > 0;
+        if anything && !store.write(batch, acknowledge) {
             self.store_died();
         }
         stored
@@ -408,7 +410,7 @@ impl Loop {
     /// What could not be written is tried again each tick; the store says when that succeeds.
     fn retry_store(&mut self) {
         let wanted = self.out.store.as_ref().filter(|_| !self.store_writable);
-        if wanted.is_some_and(|store| !store.write(Vec::new(), Vec::new())) {
+        if wanted.is_some_and(|store| !store.write(Batch::default(), Vec::new())) {
             self.store_died();
         }
     }
@@ -498,6 +500,10 @@ impl Loop {
         }
         reasons
     }
+}
+
+fn batch(nodes: Vec<(NodeName, Option<Box<Record>>)>) -> Batch {
+    Batch { nodes: nodes.into_iter().collect(), ..Batch::default() }
 }
 
 fn because(why: &str) -> String {

@@ -25,7 +25,7 @@ use crate::log;
 use crate::metrics::Metrics;
 use crate::plugins::{self, Cache};
 use crate::reconcile::{Inbox, Loop, Outbox, Plugins};
-use crate::store::{Loaded, Records, Store, Writer};
+use crate::store::{Loaded, Store, Writer};
 use crate::task::Tasks;
 use crate::{informer, kubernetes, settings};
 
@@ -123,7 +123,7 @@ impl Daemon {
         let clock = Clock::start();
         let mut alarms = Vec::new();
         let mut policy = settings.policy.clone();
-        let (store, records) = open_store(settings, clock, &mut policy.mode, &mut alarms)?;
+        let (store, Loaded { records, .. }) = open_store(settings, clock, &mut policy.mode, &mut alarms)?;
         let executor = executor(settings)?;
         tracing::info!(
             event = "started",
@@ -208,24 +208,31 @@ fn open_store(
     clock: Clock,
     mode: &mut Mode,
     alarms: &mut Vec<String>,
-) -> anyhow::Result<(Option<Store>, Records)> {
+) -> anyhow::Result<(Option<Store>, Loaded)> {
     let opened = Store::open(&settings.store.dir, clock.now());
-    let (store, Loaded { records, torn_tail, set_aside }) = match (opened, *mode) {
+    let (store, loaded) = match (opened, *mode) {
         (Ok(opened), _) => opened,
         (Err(error), Mode::Monitor) => {
             let error = anyhow::Error::new(error);
             tracing::warn!(event = "no_store", "nothing survives a restart: {error:#}; set store.dir or --store-dir");
-            return Ok((None, Vec::new()));
+            return Ok((None, Loaded::default()));
         }
         (Err(error), Mode::Active) => {
             return Err(error)
                 .context("active mode needs a store; set store.dir or --store-dir to a writable directory");
         }
     };
-    if torn_tail {
+    if loaded.torn_tail {
         tracing::warn!(event = "store_torn", "the journal's last line was cut short, as by a crash; it was dropped");
     }
-    if let Some(aside) = set_aside {
+    for plugin in &loaded.dropped_plugins {
+        tracing::warn!(
+            event = "store_record_dropped",
+            plugin,
+            "what was known of a plugin cannot be read; it was dropped"
+        );
+    }
+    if let Some(aside) = &loaded.set_aside {
         let alarm = format!(
             "a damaged journal is set aside as {}: monitor-only until a person has moved it away and started again",
             aside.display()
@@ -234,7 +241,7 @@ fn open_store(
         alarms.push(alarm);
         *mode = Mode::Monitor;
     }
-    Ok((Some(store), records))
+    Ok((Some(store), loaded))
 }
 
 fn required(settings: &Settings) -> Vec<CheckerKey> {

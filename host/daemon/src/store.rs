@@ -1,7 +1,8 @@
 //! The file store: what protects something outlives the process. One journal of checksummed lines in one
-//! directory; the last line of a node counts. Written and synced before the call it protects (`gate` 8).
+//! directory, of nodes and of plugins; the last line of each counts. Written and synced before the call it protects
+//! (`gate` 8).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -10,11 +11,14 @@ use std::thread::JoinHandle;
 
 use apgar_core::node::NodeName;
 use apgar_core::recovery::Record;
+use apgar_core::supervision;
 use apgar_core::time::Time;
+use apgar_core::verdict::CheckerKey;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
-/// The journal's file name in the state directory.
+/// The journal's file name in the state directory. An Apgar that knows nothing of plugins in it must find it and
+/// refuse to act by it: one that found nothing would act as if nothing had been done to any node.
 const JOURNAL: &str = "nodes.journal";
 
 /// What a damaged journal is called, before the moment at which it was set aside.
@@ -31,23 +35,68 @@ pub struct Store {
     /// Held as long as the journal is open: two writers would undo each other's memory.
     _lock: File,
     file: File,
-    live: BTreeMap<NodeName, String>,
+    live: Live,
     lines: usize,
     /// The file may end in half a line.
     torn: bool,
 }
 
+/// The line that counts, by what it is about.
+type Live = BTreeMap<Subject, String>;
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Subject {
+    Node(NodeName),
+    Plugin(CheckerKey),
+}
+
 /// Records by node, as they are restored.
 pub type Records = Vec<(NodeName, Record)>;
 
-/// Records to be stored; `None` forgets one.
-pub type Writes = Vec<(NodeName, Option<Box<Record>>)>;
+/// Records to be stored, the latest of each.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// Of nodes; `None` forgets one.
+    pub nodes: BTreeMap<NodeName, Option<Box<Record>>>,
+    /// Of plugins. None is ever forgotten: the number of its last start outlives a plugin.
+    pub plugins: BTreeMap<CheckerKey, supervision::Record>,
+}
+
+impl Batch {
+    /// True if there is nothing to be stored.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.nodes.is_empty() && self.plugins.is_empty()
+    }
+
+    fn extend(&mut self, later: Self) {
+        self.nodes.extend(later.nodes);
+        self.plugins.extend(later.plugins);
+    }
+
+    /// Each with the line that says it; none forgets what was said before.
+    fn lines(&self) -> impl Iterator<Item = io::Result<(Subject, String, bool)>> {
+        let nodes = self.nodes.iter().map(|(node, record)| {
+            let line = seal(&NodeLine { node: node.clone(), record: record.as_deref() })?;
+            Ok((Subject::Node(node.clone()), line, record.is_some()))
+        });
+        let plugins = self.plugins.iter().map(|(plugin, record)| {
+            let line = seal(&PluginLine { plugin: plugin.clone(), record })?;
+            Ok((Subject::Plugin(plugin.clone()), line, true))
+        });
+        nodes.chain(plugins)
+    }
+}
 
 /// What was found at start.
 #[derive(Debug, Default)]
 pub struct Loaded {
     /// The records, by node.
     pub records: Records,
+    /// The records, by plugin.
+    pub plugins: BTreeMap<CheckerKey, supervision::Record>,
+    /// Plugins whose record is of another version and could not be read: it was dropped (`supervision` 4.13).
+    pub dropped_plugins: Vec<String>,
     /// The last line was cut short, as by a crash while writing it; it was dropped.
     pub torn_tail: bool,
     /// A journal was damaged and is set aside here; nothing of it is used. The daemon must not act until a person
@@ -78,10 +127,74 @@ pub enum StoreError {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Line {
+struct NodeLine<R> {
     node: NodeName,
     /// `None`: forgotten.
-    record: Option<Record>,
+    record: Option<R>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct PluginLine<R> {
+    plugin: CheckerKey,
+    record: R,
+}
+
+/// What a line of the journal says.
+enum Line {
+    Node(NodeLine<Record>),
+    Plugin(PluginLine<supervision::Record>),
+    /// Of a plugin, and no more of it can be read.
+    Unreadable(CheckerKey),
+}
+
+impl Line {
+    /// `None` if it is none, or its node's record cannot be read.
+    fn parse(json: &str) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct Named {
+            plugin: CheckerKey,
+        }
+        // Nearly all are of nodes.
+        if let Ok(line) = serde_json::from_str(json) {
+            return Some(Self::Node(line));
+        }
+        let Named { plugin } = serde_json::from_str(json).ok()?;
+        Some(serde_json::from_str(json).map_or(Self::Unreadable(plugin), Self::Plugin))
+    }
+}
+
+impl Loaded {
+    /// Takes what the lines say, each with its text, and tells which of them count.
+    fn take(&mut self, lines: Vec<(Line, String)>) -> Live {
+        let mut live = Live::new();
+        let mut records = BTreeMap::new();
+        let mut dropped = BTreeSet::new();
+        for (line, text) in lines {
+            match line {
+                Line::Node(NodeLine { node, record: Some(record) }) => {
+                    records.insert(node.clone(), record);
+                    live.insert(Subject::Node(node), text);
+                }
+                Line::Node(NodeLine { node, record: None }) => {
+                    records.remove(&node);
+                    live.remove(&Subject::Node(node));
+                }
+                Line::Plugin(PluginLine { plugin, record }) => {
+                    dropped.remove(&plugin);
+                    self.plugins.insert(plugin.clone(), record);
+                    live.insert(Subject::Plugin(plugin), text);
+                }
+                Line::Unreadable(plugin) => {
+                    self.plugins.remove(&plugin);
+                    live.remove(&Subject::Plugin(plugin.clone()));
+                    dropped.insert(plugin);
+                }
+            }
+        }
+        self.records = records.into_iter().collect();
+        self.dropped_plugins = dropped.iter().map(|plugin| plugin.as_str().to_owned()).collect();
+        live
+    }
 }
 
 impl Store {
@@ -106,16 +219,11 @@ impl Store {
             Err(error) => return Err(unusable("cannot be read")(error)),
         };
         let mut loaded = Loaded::default();
-        let mut live = BTreeMap::new();
+        let mut live = Live::new();
         match read(&bytes) {
             Ok((lines, torn)) => {
+                live = loaded.take(lines);
                 loaded.torn_tail = torn;
-                for (line, text) in lines {
-                    match line.record {
-                        Some(record) => live.insert(line.node, (record, text)).map(drop),
-                        None => live.remove(&line.node).map(drop),
-                    };
-                }
             }
             Err(Damaged) => {
                 let aside = dir.join(format!("{DAMAGED}{}", now.unix_ms()));
@@ -124,9 +232,6 @@ impl Store {
         }
         // Also one from an earlier start: a restart by itself is nobody's look at it.
         loaded.set_aside = set_aside(dir).map_err(unusable("cannot be listed"))?;
-        let (records, live): (Vec<_>, BTreeMap<_, _>) =
-            live.into_iter().map(|(node, (record, text))| ((node.clone(), record), (node, text))).unzip();
-        loaded.records = records;
         let file = rewrite(dir, &live).map_err(unusable("cannot be written"))?;
         let lines = live.len();
         Ok((Self { dir: dir.to_owned(), _lock: lock, file, live, lines, torn: false }, loaded))
@@ -137,18 +242,18 @@ impl Store {
     ///
     /// # Errors
     /// When the disk says so.
-    pub fn append(&mut self, writes: &BTreeMap<NodeName, Option<Box<Record>>>) -> io::Result<()> {
+    pub fn append(&mut self, batch: &Batch) -> io::Result<()> {
         let mut text = String::new();
-        for (node, record) in writes {
-            let line = seal(&Line { node: node.clone(), record: record.as_deref().cloned() })?;
+        for line in batch.lines() {
+            let (subject, line, counts) = line?;
             text.push_str(&line);
-            if record.is_some() {
-                self.live.insert(node.clone(), line);
+            self.lines += 1;
+            if counts {
+                self.live.insert(subject, line);
             } else {
-                self.live.remove(node);
+                self.live.remove(&subject);
             }
         }
-        self.lines += writes.len();
         if self.torn || self.lines > SLACK_LINES + 4 * self.live.len() {
             self.file = rewrite(&self.dir, &self.live)?;
             self.lines = self.live.len();
@@ -165,7 +270,7 @@ impl Store {
 }
 
 /// The store on a thread of its own: syncing a disk takes as long as it takes, and the loop never waits for it.
-/// What waits is kept by node, so it is never more than the fleet.
+/// What waits is the latest of each, so it is never more than the fleet and its plugins.
 #[derive(Debug)]
 pub struct Writer {
     shared: Arc<Shared>,
@@ -180,7 +285,7 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct Waiting {
-    writes: BTreeMap<NodeName, Option<Box<Record>>>,
+    batch: Batch,
     acknowledge: Vec<oneshot::Sender<bool>>,
     /// Somebody asked, also if only to try again what failed.
     asked: bool,
@@ -215,17 +320,17 @@ impl Writer {
         let shared = Arc::new(Shared::default());
         let inside = Arc::clone(&shared);
         let thread = std::thread::Builder::new().name("store".to_owned()).spawn(move || {
-            let mut unwritten = BTreeMap::new();
+            let mut unwritten = Batch::default();
             let mut was_writable = true;
-            while let Some(batch) = inside.next() {
-                unwritten.extend(batch.writes);
+            while let Some(Waiting { batch, acknowledge, .. }) = inside.next() {
+                unwritten.extend(batch);
                 let result = store.append(&unwritten);
                 let is_writable = result.is_ok();
                 match result {
-                    Ok(()) => unwritten.clear(),
+                    Ok(()) => unwritten = Batch::default(),
                     Err(error) => tracing::error!(event = "store_failed", %error, "the store cannot be written"),
                 }
-                for waiting in batch.acknowledge {
+                for waiting in acknowledge {
                     // Nobody waits any more for a call that was given up.
                     let _given_up: Result<(), bool> = waiting.send(is_writable);
                 }
@@ -242,9 +347,9 @@ impl Writer {
     /// Hands over what is to be stored; each of `acknowledge` hears whether it is on disk. Without anything it
     /// tries again what could not be written. False if the thread has died.
     #[must_use]
-    pub fn write(&self, writes: Writes, acknowledge: Vec<oneshot::Sender<bool>>) -> bool {
+    pub fn write(&self, batch: Batch, acknowledge: Vec<oneshot::Sender<bool>>) -> bool {
         let mut waiting = self.shared.lock();
-        waiting.writes.extend(writes);
+        waiting.batch.extend(batch);
         waiting.acknowledge.extend(acknowledge);
         waiting.asked = true;
         drop(waiting);
@@ -264,7 +369,7 @@ impl Writer {
 
 /// Writes the live lines aside, syncs, and puts the new journal in the old one's place; it is whole at every
 /// instant.
-fn rewrite(dir: &Path, live: &BTreeMap<NodeName, String>) -> io::Result<File> {
+fn rewrite(dir: &Path, live: &Live) -> io::Result<File> {
     let aside = dir.join(format!("{JOURNAL}.new"));
     let mut file = File::create(&aside)?;
     for line in live.values() {
@@ -277,7 +382,7 @@ fn rewrite(dir: &Path, live: &BTreeMap<NodeName, String>) -> io::Result<File> {
 }
 
 /// A line with its checksum in front.
-fn seal(line: &Line) -> io::Result<String> {
+fn seal(line: &impl Serialize) -> io::Result<String> {
     let json = serde_json::to_string(line)?;
     Ok(format!("{:08x} {json}\n", crc32fast::hash(json.as_bytes())))
 }
@@ -304,7 +409,7 @@ fn read(bytes: &[u8]) -> Result<(Vec<(Line, String)>, bool), Damaged> {
         let (raw, after) = rest.split_at(end + 1);
         match unseal(raw) {
             Some(json) => {
-                let line: Line = serde_json::from_str(json).map_err(|_| Damaged)?;
+                let line = Line::parse(json).ok_or(Damaged)?;
                 lines.push((line, String::from_utf8_lossy(raw).into_owned()));
             }
             None if after.is_empty() => return Ok((lines, true)),
@@ -350,6 +455,40 @@ mod tests {
         fleet.turn(NOW, vec![judged]).writes.pop().unwrap()
     }
 
+    fn nodes<const N: usize>(nodes: [(NodeName, Option<Box<Record>>); N]) -> Batch {
+        Batch { nodes: nodes.into(), ..Batch::default() }
+    }
+
+    /// The record of a plugin that crashed once.
+    fn crashed() -> supervision::Record {
+        use apgar_core::digest::{Digest, Generation};
+        use apgar_core::supervision::{Cause, Death, Entry, Record, Run, Source, Stage, Track};
+        let generation = Generation { bytes: Some(Digest::of(b"bytes")), config: Digest::of(b"{}") };
+        let (cause, stage, detail) = (Cause::Trap, Stage::Check, "unreachable".to_owned());
+        let last = Death { start: 7, cause, stage, detail, node: Some("n".into()), at: NOW };
+        let (source, run, pairs) = (Source::Directory, Run::Down, BTreeMap::new());
+        Record {
+            good: Some(Track { generation, source, pure: true, start: 7, run, pairs }),
+            wanted: None,
+            last_start: 7,
+            ledger: [(generation, Entry { count: 1, last, next: None })].into(),
+        }
+    }
+
+    fn plugins<const N: usize>(names: [&str; N]) -> Batch {
+        Batch { plugins: names.map(|name| (name.into(), crashed())).into(), ..Batch::default() }
+    }
+
+    fn journal(dir: &Path) -> PathBuf {
+        dir.join(JOURNAL)
+    }
+
+    /// Adds a line as another version could have written it.
+    fn add(dir: &Path, json: &str) {
+        let mut file = OpenOptions::new().append(true).open(journal(dir)).unwrap();
+        writeln!(file, "{:08x} {json}", crc32fast::hash(json.as_bytes())).unwrap();
+    }
+
     fn open(dir: &Path) -> (Store, Loaded) {
         Store::open(dir, NOW).unwrap()
     }
@@ -359,8 +498,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (mut store, loaded) = open(dir.path());
         assert!(loaded.records.is_empty() && !loaded.torn_tail);
-        store.append(&[record("a"), record("b")].into()).unwrap();
-        store.append(&[("a".into(), None)].into()).unwrap();
+        store.append(&nodes([record("a"), record("b")])).unwrap();
+        store.append(&nodes([("a".into(), None)])).unwrap();
         drop(store);
         let (_store, loaded) = open(dir.path());
         let (name, stored) = loaded.records.first().unwrap();
@@ -369,11 +508,91 @@ mod tests {
     }
 
     #[test]
+    fn p_74_plugins_are_there_after_a_restart_beside_nodes_of_their_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut store, _) = open(dir.path());
+        store.append(&Batch { plugins: plugins(["gpu", "a"]).plugins, ..nodes([record("a")]) }).unwrap();
+        store.append(&nodes([("a".into(), None)])).unwrap();
+        let newer = supervision::Record { last_start: 8, ..crashed() };
+        store.append(&Batch { plugins: [("gpu".into(), newer.clone())].into(), ..Batch::default() }).unwrap();
+        drop(store);
+        // Once as it was appended, and once as it was written anew at a start.
+        for _ in 0..2 {
+            let (_store, loaded) = open(dir.path());
+            assert!(loaded.records.is_empty() && loaded.dropped_plugins.is_empty());
+            assert_eq!(loaded.plugins, [("a".into(), crashed()), ("gpu".into(), newer.clone())].into());
+        }
+    }
+
+    #[test]
+    fn a_plugin_of_another_version_is_dropped_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut store, _) = open(dir.path());
+        store.append(&Batch { plugins: plugins(["disk", "gpu"]).plugins, ..nodes([record("a")]) }).unwrap();
+        drop(store);
+        add(dir.path(), r#"{"plugin":"gpu","record":{"tracks":[]}}"#);
+        add(dir.path(), r#"{"plugin":"ready","record":null}"#);
+        let (mut store, loaded) = open(dir.path());
+        assert!(loaded.set_aside.is_none() && !loaded.torn_tail);
+        assert_eq!(loaded.dropped_plugins, ["gpu", "ready"]);
+        assert_eq!((loaded.records.len(), loaded.plugins), (1, [("disk".into(), crashed())].into()));
+        // What is written later counts.
+        store.append(&plugins(["ready"])).unwrap();
+        drop(store);
+        let (_store, loaded) = open(dir.path());
+        assert!(loaded.dropped_plugins.is_empty() && loaded.plugins.contains_key(&"ready".into()));
+    }
+
+    #[test]
+    fn a_node_of_another_version_and_a_line_of_neither_kind_are_damage() {
+        for json in [r#"{"node":"a","record":{"steps":[]}}"#, r#"{"record":null}"#, "{}"] {
+            let dir = tempfile::tempdir().unwrap();
+            drop(open(dir.path()));
+            add(dir.path(), json);
+            assert!(open(dir.path()).1.set_aside.is_some(), "{json}");
+        }
+    }
+
+    #[test]
+    fn a_journal_without_plugins_is_read_as_it_was_written() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(open(dir.path()));
+        let (node, record) = record("a");
+        add(dir.path(), &serde_json::json!({ "node": node, "record": record }).to_string());
+        add(dir.path(), r#"{"node":"b","record":null}"#);
+        let (_store, loaded) = open(dir.path());
+        let restored = loaded.records.first().map(|(name, record)| (name.as_str(), record.incident.clone()));
+        assert_eq!(restored, Some(("a", record.unwrap().incident)));
+        assert!(loaded.records.len() == 1 && loaded.set_aside.is_none());
+    }
+
+    #[test]
+    fn what_could_not_be_written_is_written_with_what_comes_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut store, _) = open(dir.path());
+        store.file = File::open(journal(dir.path())).unwrap(); // not for writing
+        let (changes, mut writable) = mpsc::channel(4);
+        let writer = Writer::start(store, changes).unwrap();
+        let ask = |batch| {
+            let (acknowledge, stored) = oneshot::channel();
+            assert!(writer.write(batch, vec![acknowledge]));
+            stored.blocking_recv().unwrap()
+        };
+        assert!(!ask(plugins(["gpu"])));
+        assert_eq!(writable.blocking_recv(), Some(false));
+        assert!(ask(nodes([record("a")])));
+        assert_eq!(writable.blocking_recv(), Some(true));
+        writer.close();
+        let loaded = open(dir.path()).1;
+        assert_eq!((loaded.records.len(), loaded.plugins.len()), (1, 1));
+    }
+
+    #[test]
     fn g_47_a_torn_tail_is_dropped_and_the_rest_is_intact() {
         let dir = tempfile::tempdir().unwrap();
         let (mut store, _) = open(dir.path());
-        store.append(&[record("a")].into()).unwrap();
-        store.append(&[record("b")].into()).unwrap();
+        store.append(&nodes([record("a")])).unwrap();
+        store.append(&nodes([record("b")])).unwrap();
         drop(store);
         let path = dir.path().join(JOURNAL);
         let bytes = std::fs::read(&path).unwrap();
@@ -387,7 +606,7 @@ mod tests {
     fn g_48_a_damaged_journal_is_set_aside_and_never_deleted() {
         let dir = tempfile::tempdir().unwrap();
         let (mut store, _) = open(dir.path());
-        store.append(&[record("a"), record("b")].into()).unwrap();
+        store.append(&nodes([record("a"), record("b")])).unwrap();
         drop(store);
         let path = dir.path().join(JOURNAL);
         let mut bytes = std::fs::read(&path).unwrap();
@@ -412,11 +631,12 @@ mod tests {
         let (changes, _unused) = mpsc::channel(1);
         let writer = Writer::start(open(dir.path()).0, changes).unwrap();
         let (acknowledge, stored) = oneshot::channel();
-        assert!(writer.write(vec![record("a")], vec![acknowledge]));
-        assert!(writer.write(vec![record("b")], Vec::new()));
+        assert!(writer.write(nodes([record("a")]), vec![acknowledge]));
+        assert!(writer.write(plugins(["gpu"]), Vec::new()));
         writer.close();
         assert!(stored.blocking_recv().unwrap());
-        assert_eq!(open(dir.path()).1.records.len(), 2);
+        let loaded = open(dir.path()).1;
+        assert_eq!((loaded.records.len(), loaded.plugins.len()), (1, 1));
     }
 
     #[test]
@@ -432,7 +652,7 @@ mod tests {
         let (mut store, _) = open(dir.path());
         let one = record("a");
         for _ in 0..SLACK_LINES + 10 {
-            store.append(&[one.clone()].into()).unwrap();
+            store.append(&nodes([one.clone()])).unwrap();
         }
         assert!(store.lines < 20, "{}", store.lines);
         drop(store);
