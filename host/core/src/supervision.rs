@@ -15,7 +15,7 @@ use std::time::Duration;
 
 pub use policy::{Policy, Restart};
 pub use state::{Death, Entry, Pair, Record, Refused, Run, Track};
-pub use words::{Booked, Cause, EventKind, PluginState, RefusalReason, Source, Stage};
+pub use words::{Booked, Cause, EventKind, PluginState, RefusalReason, Source, Stage, TrackState};
 
 use crate::digest::{Digest, Generation};
 use crate::node::NodeName;
@@ -277,6 +277,26 @@ impl Supervisor {
         self.plugins.iter().filter_map(of_plugin).min().map(|at| at.max(now))
     }
 
+    /// All plugins that there are, by name.
+    pub fn plugins(&self) -> impl Iterator<Item = (&CheckerKey, &Record)> {
+        let records = self.plugins.iter().map(|(name, slot)| (name, &slot.record));
+        records.filter(|(_, record)| record.tracks().next().is_some())
+    }
+
+    /// How a plugin is supervised.
+    #[must_use]
+    pub fn policy(&self, name: &CheckerKey) -> &Restart {
+        self.policy.of(name)
+    }
+
+    /// When the generation that answers is proven, while it is on probation and has been asked.
+    #[must_use]
+    pub fn probation_until(&self, name: &CheckerKey) -> Option<Time> {
+        let slot = self.plugins.get(name)?;
+        let track = slot.record.wanted.as_ref()?;
+        Self::proven_at(slot, track, self.policy.of(name))
+    }
+
     /// A plugin's record.
     #[must_use]
     pub fn record(&self, name: &CheckerKey) -> Option<&Record> {
@@ -395,7 +415,10 @@ impl Supervisor {
             return;
         };
         if let (None, Some(bundled)) = (&slot.record.good, &slot.bundled) {
-            slot.record.good = Some(track(bundled, Source::Bundled, &slot.record, now));
+            let good = track(bundled, Source::Bundled, &slot.record, now);
+            // A later version of the daemon has other bytes built in.
+            self.turn.decisions.push(Decision::Keep(name.clone(), good.generation));
+            slot.record.good = Some(good);
         }
         let Some((source, offer)) = slot.asked().map(|(source, offer)| (source, offer.clone())) else {
             return;

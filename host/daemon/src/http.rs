@@ -35,6 +35,8 @@ pub enum Query {
     Explain(String, oneshot::Sender<Option<Value>>),
     /// The plugins and their states.
     Plugins(oneshot::Sender<Value>),
+    /// What happened to plugins lately.
+    Events(oneshot::Sender<Value>),
     /// Take away a plugin whose file is gone.
     Unload(CheckerKey, oneshot::Sender<Result<(), UnloadError>>),
 }
@@ -78,6 +80,7 @@ pub async fn serve_api(listener: TcpListener, asker: Asker) {
         .route("/api/v1/nodes/{name}/explain", get(explain))
         .route("/api/v1/phases", get(phases))
         .route("/api/v1/plugins", get(plugins))
+        .route("/api/v1/events", get(events))
         .route("/api/v1/plugins/{name}", get(plugin).delete(unload))
         .fallback(|| async { error(StatusCode::NOT_FOUND, "unknown_path", "no such path", "try /api/v1/nodes") })
         .with_state(asker);
@@ -126,6 +129,10 @@ async fn phases(State(asker): State<Asker>) -> Response {
 
 async fn plugins(State(asker): State<Asker>) -> Response {
     answer(asker.ask(Query::Plugins).await)
+}
+
+async fn events(State(asker): State<Asker>) -> Response {
+    answer(asker.ask(Query::Events).await)
 }
 
 async fn plugin(State(asker): State<Asker>, Path(name): Path<String>) -> Response {

@@ -3,9 +3,10 @@
 use std::io::IsTerminal;
 
 use apgar_core::event::{Event, Level};
+use apgar_core::node::NodeName;
 use apgar_core::time::human;
 use apgar_core::verdict::CheckerKey;
-use apgar_engine::{Finished, LogLevel, RegistryEvent};
+use apgar_engine::{Finished, LogLevel};
 use tracing::field::{Field, Visit};
 use tracing::{debug, error, info, warn};
 use tracing_subscriber::EnvFilter;
@@ -15,6 +16,7 @@ use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::config::{LogFormat, Settings};
+use crate::events::Happened;
 
 /// Sends log lines to standard error. Called once.
 pub fn start(settings: &Settings) {
@@ -191,33 +193,15 @@ pub fn judgement(live: bool, why: &str) {
     }
 }
 
-/// Writes the line of a change among the plugins.
-pub fn plugin(event: &RegistryEvent) {
-    match event {
-        RegistryEvent::Serves { plugin, replaces } => info!(
-            event = "plugin_serves", plugin = plugin.key().as_str(), generation = %plugin.generation(),
-            replaces = replaces.as_ref().map(tracing::field::display), pure = plugin.pure(), "a checker serves"
-        ),
-        RegistryEvent::Stopped { name } => {
-            info!(event = "plugin_stopped", plugin = name.as_str(), "a checker was disabled");
-        }
-        RegistryEvent::Removed { name } => {
-            info!(event = "plugin_removed", plugin = name.as_str(), "a checker was removed");
-        }
-        RegistryEvent::Refused { name, message, still_serving, .. } => warn!(
-            event = "plugin_refused",
-            plugin = name.as_str(),
-            why = message,
-            stillServing = still_serving,
-            "a checker was refused"
-        ),
-        RegistryEvent::DirectoryLost { message } => {
-            warn!(event = "directory_lost", why = message, "the plugin directory cannot be read; all serve on");
-        }
-        RegistryEvent::DirectoryEmptied { had } => {
-            warn!(event = "directory_emptied", had, "the plugin directory is suddenly empty; all serve on");
-        }
-        RegistryEvent::DirectoryBack => info!(event = "directory_back", "the plugin directory is back"),
+/// Writes the line of what happened to a plugin.
+pub fn plugin(event: &Happened) {
+    let Happened { kind, plugin, generation, node, message } = event;
+    let (plugin, node) = (plugin.as_ref().map(CheckerKey::as_str), node.as_ref().map(NodeName::as_str));
+    let generation = generation.as_ref().map(tracing::field::display);
+    if kind.is_warning() {
+        warn!(event = kind.as_str(), plugin, generation, node, "{message}");
+    } else {
+        info!(event = kind.as_str(), plugin, generation, node, "{message}");
     }
 }
 

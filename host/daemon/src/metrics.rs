@@ -8,12 +8,16 @@ use apgar_core::decision::{Mode, Step};
 use apgar_core::event::{Event, Verification};
 use apgar_core::fleet::{Fleet, ReconcileError};
 use apgar_core::recovery::{Cause, Shown};
+use apgar_core::supervision::{self, Booked, EventKind};
+use apgar_core::time::Time;
 use apgar_core::verdict::{CheckerKey, Verdict};
-use apgar_engine::{Finished, LoadError, RefusalReason, Registry, RegistryEvent};
+use apgar_engine::{Corrections, DirectoryState, Finished};
 use prometheus::core::Collector;
 use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, Opts, TextEncoder};
 
 use crate::config::Settings;
+use crate::events::Happened;
+use crate::supervise::Plugins;
 
 /// From 10 µs, a bundled checker in a fresh store, to past the longest CPU budget (2 s).
 const CALL_BUCKETS: [f64; 13] = [1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 5e-3, 2e-2, 1e-1, 5e-1, 2.0, 10.0];
@@ -41,6 +45,12 @@ const RECONCILE_ERRORS: [ReconcileError; 6] = [
     ReconcileError::Evaluate,
 ];
 
+/// What came of checks.
+const CALLS: [&str; 5] = ["pass", "fail", "err", "died", "late"];
+
+/// What came of offered files and settings.
+const RELOADS: [&str; 4] = ["swapped", "refused", "crashed", "rolled-back"];
+
 /// The daemon's metrics.
 #[derive(Debug)]
 pub struct Metrics {
@@ -56,6 +66,8 @@ pub struct Metrics {
     calls: IntCounterVec,
     call_seconds: HistogramVec,
     reloads: IntCounterVec,
+    deaths: IntCounterVec,
+    sanitised: IntCounterVec,
 }
 
 impl Metrics {
@@ -87,6 +99,8 @@ impl Metrics {
             gave_up: counter("recovery_gave_up_total", "Nodes given up.", &["cause"])?,
             calls: counter("plugin_calls_total", "Checks by what came of them.", &["plugin", "result"])?,
             reloads: counter("plugin_reloads_total", "Plugin files by what came of them.", &["plugin", "result"])?,
+            deaths: counter("plugin_deaths_total", "Deaths by how they were booked.", &["plugin", "cause", "booked"])?,
+            sanitised: counter("plugin_sanitised_total", "What had to be put right in answers.", &["plugin", "field"])?,
             call_seconds,
             cluster_id: settings.executor.civo.cluster_id.clone(),
             namespace: namespace.clone(),
@@ -141,33 +155,56 @@ impl Metrics {
         self.reconcile_errors.with_label_values(&[reason.as_str()]).inc();
     }
 
-    /// Counts a check.
-    pub fn judged(&self, done: &Finished) {
+    /// Counts a check. One that does not count is late.
+    pub fn judged(&self, done: &Finished, counts: bool) {
         let plugin = done.plugin.key().as_str();
         let result = match (&done.result.death, &done.result.verdict) {
             (Some(_), _) => "died",
+            (None, _) if !counts => "late",
             (None, Verdict::Unknown(_)) => "err",
             (None, verdict @ (Verdict::Pass(_) | Verdict::Fail(_))) => verdict.result(),
         };
         self.calls.with_label_values(&[plugin, result]).inc();
         self.call_seconds.with_label_values(&[plugin]).observe(done.result.guest_time.as_secs_f64());
+        for (field, count) in done.result.corrections.counts() {
+            if count > 0 {
+                self.sanitised.with_label_values(&[plugin, field]).inc_by(u64::from(count));
+            }
+        }
     }
 
-    /// Counts a change of a plugin.
-    pub fn plugin(&self, event: &RegistryEvent) {
-        match event {
-            RegistryEvent::Serves { plugin, .. } => {
-                self.reloads.with_label_values(&[plugin.key().as_str(), "swapped"]).inc();
-            }
-            // A name that no plugin may have is no label value either.
-            RegistryEvent::Refused { error: LoadError::Refusal(refusal), .. }
-                if matches!(refusal.reason, RefusalReason::BadName | RefusalReason::TooMany) => {}
-            RegistryEvent::Refused { name, .. } => self.reloads.with_label_values(&[name.as_str(), "refused"]).inc(),
-            RegistryEvent::Stopped { .. }
-            | RegistryEvent::Removed { .. }
-            | RegistryEvent::DirectoryLost { .. }
-            | RegistryEvent::DirectoryEmptied { .. }
-            | RegistryEvent::DirectoryBack => {}
+    /// Counts deaths of plugins.
+    pub fn deaths(&self, deaths: &[(CheckerKey, supervision::Cause, Booked)]) {
+        for (plugin, cause, booked) in deaths {
+            self.deaths.with_label_values(&[plugin.as_str(), cause.as_str(), booked.as_str()]).inc();
+        }
+    }
+
+    /// Counts what a reload came to.
+    pub fn plugin(&self, event: &Happened) {
+        let result = match event.kind {
+            EventKind::PluginLoaded | EventKind::PluginSwapped => "swapped",
+            EventKind::PluginRefused => "refused",
+            EventKind::PluginCrashed | EventKind::PluginSaturated => "crashed",
+            EventKind::RolledBack => "rolled-back",
+            EventKind::PluginRestarted
+            | EventKind::PluginReset
+            | EventKind::PluginForgiven
+            | EventKind::PluginStopped
+            | EventKind::PluginRemoved
+            | EventKind::NodeReleased
+            | EventKind::NodeQuarantined
+            | EventKind::DirectoryBack
+            | EventKind::DirectoryLost
+            | EventKind::DirectoryEmptied
+            | EventKind::HostStarved
+            | EventKind::EngineFault
+            | EventKind::StoreUnavailable
+            | EventKind::StoreRecordDropped => return,
+        };
+        // A name that no plugin may have is no label value: such an event names none.
+        if let Some(plugin) = &event.plugin {
+            self.reloads.with_label_values(&[plugin.as_str(), result]).inc();
         }
     }
 
@@ -180,20 +217,23 @@ impl Metrics {
         }
     }
 
-    fn forget_plugin(&self, checker: &CheckerKey) {
-        for result in ["pass", "fail", "err", "died"] {
-            forget(&self.calls, &[checker.as_str(), result]);
-        }
-        for result in ["swapped", "refused"] {
-            forget(&self.reloads, &[checker.as_str(), result]);
+    /// Drops every series of a plugin that is gone.
+    pub fn forget_plugin(&self, checker: &CheckerKey) {
+        let plugin = checker.as_str();
+        CALLS.iter().for_each(|result| forget(&self.calls, &[plugin, result]));
+        RELOADS.iter().for_each(|result| forget(&self.reloads, &[plugin, result]));
+        let fields = Corrections::default().counts();
+        fields.iter().for_each(|(field, _)| forget(&self.sanitised, &[plugin, field]));
+        for cause in supervision::Cause::ALL {
+            Booked::ALL.iter().for_each(|booked| forget(&self.deaths, &[plugin, cause.as_str(), booked.as_str()]));
         }
         // Nothing to remove if it never ran.
-        let _never_ran: prometheus::Result<()> = self.call_seconds.remove_label_values(&[checker.as_str()]);
+        let _never_ran: prometheus::Result<()> = self.call_seconds.remove_label_values(&[plugin]);
     }
 
     /// All metrics in the text format.
     #[must_use]
-    pub fn render(&self, fleet: &Fleet, plugins: &Registry, watch_alive: bool) -> String {
+    pub fn render(&self, fleet: &Fleet, plugins: &Plugins, watch_alive: bool, now: Time) -> String {
         let mut out = String::new();
         if let Err(error) = TextEncoder::new().encode_utf8(&self.registry.gather(), &mut out) {
             tracing::error!(event = "metrics_failed", %error, "metrics cannot be encoded");
@@ -203,7 +243,7 @@ impl Metrics {
         text.sample(&[("version", env!("CARGO_PKG_VERSION")), ("cluster_id", &self.cluster_id)], 1);
         text.family("watch_alive", "gauge", "1 while the watch is alive; nothing is decided without it.");
         text.sample(&[("watch", "nodes")], u8::from(watch_alive));
-        plugin_series(&mut text, plugins);
+        plugin_series(&mut text, plugins, now);
         node_series(&mut text, fleet);
         text.out
     }
@@ -218,28 +258,55 @@ fn forget(counter: &IntCounterVec, labels: &[&str]) {
     let _never_was: prometheus::Result<()> = counter.remove_label_values(labels);
 }
 
-fn plugin_series(text: &mut Text<'_>, plugins: &Registry) {
-    let plugins = plugins.statuses();
+/// Everything about plugins that has a present state, straight from the machine.
+fn plugin_series(text: &mut Text<'_>, plugins: &Plugins, now: Time) {
+    let supervisor = plugins.supervisor();
     text.family("plugin_state", "gauge", "1 for the state a checker plugin is in.");
-    for plugin in &plugins {
-        text.sample(&[("plugin", plugin.name.as_str()), ("state", &format!("{:?}", plugin.state))], 1);
-    }
-    text.family("plugin_info", "gauge", "The generation of a checker that answers.");
-    for plugin in &plugins {
-        if let Some(serving) = &plugin.serving {
-            let generation = serving.generation.to_string();
-            let version = &serving.description.version;
-            text.sample(
-                &[
-                    ("plugin", plugin.name.as_str()),
-                    ("generation", &generation),
-                    ("version", version),
-                    ("source", plugin.source.as_str()),
-                ],
-                1,
-            );
+    for (name, _) in supervisor.plugins() {
+        if let Some(state) = supervisor.state(name, now) {
+            text.sample(&[("plugin", name.as_str()), ("state", state.as_str())], 1);
         }
     }
+    text.family("plugin_info", "gauge", "The generation of a checker that answers.");
+    for (name, record) in supervisor.plugins() {
+        let Some((track, plugin)) = record.answering().zip(plugins.answering(name)) else {
+            continue;
+        };
+        let (generation, source) = (track.generation.to_string(), track.source.as_str());
+        let version = ("version", plugin.description().version.as_str());
+        text.sample(&[("plugin", name.as_str()), ("generation", &generation), version, ("source", source)], 1);
+    }
+    let marked = || supervisor.plugins().filter(|(name, _)| supervisor.policy(name).enabled);
+    let marked = || marked().filter_map(|(name, record)| Some((name.as_str(), record.marker()?.1)));
+    text.family("plugin_crashed", "gauge", "1 while a crash of a checker plugin matters.");
+    for (name, entry) in marked() {
+        text.sample(&[("plugin", name), ("cause", entry.last.cause.as_str())], 1);
+    }
+    text.family("plugin_crash_count", "gauge", "Crashes that are held against a checker plugin.");
+    for (name, entry) in marked() {
+        text.sample(&[("plugin", name)], entry.count);
+    }
+    text.family("plugin_next_attempt_timestamp_seconds", "gauge", "When a crashed plugin is tried again.");
+    for (name, entry) in marked() {
+        let at = entry.next.map_or_else(|| "+Inf".to_owned(), |at| (at.unix_ms() / 1000).to_string());
+        text.sample(&[("plugin", name)], at);
+    }
+    text.family("plugin_refused", "gauge", "1 while a file or its settings are not acceptable.");
+    for (name, record) in supervisor.plugins() {
+        if let Some((_, refused)) = record.refusal() {
+            text.sample(&[("plugin", name.as_str()), ("reason", refused.reason.as_str())], 1);
+        }
+    }
+    text.family("plugin_quarantined_nodes", "gauge", "Nodes that a checker plugin dies at and is not asked about.");
+    for (name, record) in supervisor.plugins() {
+        text.sample(&[("plugin", name.as_str())], record.answering().map_or(0, |track| track.pairs.len()));
+    }
+    text.family("plugin_directory_up", "gauge", "0 while the plugin directory is lost or suddenly empty.");
+    let up = match plugins.directory.status().state {
+        DirectoryState::Ok | DirectoryState::Absent => 1,
+        DirectoryState::Lost | DirectoryState::Emptied => 0,
+    };
+    text.sample(&[], up);
 }
 
 /// Everything about nodes, straight from the fleet: at 100,000 nodes a registry of series would take more memory

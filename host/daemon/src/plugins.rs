@@ -6,15 +6,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
+use apgar_core::supervision::{Policy, Restart};
 use apgar_core::verdict::{CheckerKey, Unknown, UnknownCause, Verdict};
 use apgar_engine::{
-    Bundled, Candidate, Compile, Directory, DirectoryHandle, DirectoryOptions, Engine, EngineConfig, PluginConfig,
-    Registry, RegistryEvent, RegistryOptions, Source,
+    Bundled, Candidate, Compile, Configuration, Directory, DirectoryHandle, DirectoryOptions, Engine, EngineConfig,
+    PluginConfig, Registry, RegistryEvent, RegistryOptions, Source,
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
-use crate::clock::Clock;
 use crate::config::{self, Settings};
+use crate::supervise::Wishes;
 use crate::task::Tasks;
 
 include!(concat!(env!("OUT_DIR"), "/bundled.rs"));
@@ -68,34 +69,25 @@ pub fn is_bundled(name: &str) -> bool {
     BUNDLED.iter().any(|(known, _)| *known == name)
 }
 
-/// The checkers that somebody counts on: those that are built in, and those with a table of the configuration.
-#[must_use]
-pub fn expected(settings: &Settings) -> BTreeSet<CheckerKey> {
-    let named = settings.checkers.named.keys().map(|name| CheckerKey::from(name.as_str()));
-    BUNDLED.iter().map(|(name, _)| CheckerKey::from(*name)).chain(named).collect()
-}
-
 /// Found files that may wait for the registry: more than a directory may hold.
 const FOUND_WAITING: usize = 128;
 
-/// The registry and the watch on the plugin directory, as tasks of the daemon. The receiver resolves when every
-/// bundled checker was loaded, or turned down.
+/// The registry and the watch on the plugin directory, as tasks of the daemon. `known` are the plugins whose files
+/// the directory gave us before, as far as the store remembers: that they are missing is no less odd after a restart.
 #[must_use]
 pub fn start(
     settings: &Settings,
     engine: &Engine,
-    clock: Clock,
+    known: Vec<CheckerKey>,
     events: mpsc::Sender<RegistryEvent>,
     tasks: &mut Tasks,
-) -> (Registry, DirectoryHandle, oneshot::Receiver<()>) {
+) -> (Registry, DirectoryHandle) {
     let checkers = &settings.checkers;
     let registry = Registry::new(
         RegistryOptions {
             engine: engine.clone(),
             bundled: bundled().into_iter().map(|(name, bytes)| Bundled { key: name.into(), bytes }).collect(),
-            plugins: checkers.named.iter().map(|(name, checker)| (name.as_str().into(), options(checker))).collect(),
-            defaults: options(&checkers.defaults),
-            clock: Arc::new(move || clock.now()),
+            configuration: configuration(checkers),
         },
         events,
     );
@@ -106,26 +98,66 @@ pub fn start(
         stable_gap: checkers.stable_gap,
         poll_interval: checkers.poll_interval,
         trusted_keys: checkers.trusted_keys.as_slice().into(),
+        known,
         ..DirectoryOptions::new(&checkers.dir)
     });
     let (found_in, found) = mpsc::channel(FOUND_WAITING);
     tasks.spawn("directory", directory.run(found_in));
-    let (loaded_in, loaded) = oneshot::channel();
     let running = registry.clone();
-    tasks.spawn("registry", async move {
-        running.start().await;
-        // Nobody waits if the daemon is stopping already.
-        let _stopping: Result<(), ()> = loaded_in.send(());
-        running.run(found).await;
-    });
-    (registry, handle, loaded)
+    tasks.spawn("registry", async move { running.run(found).await });
+    (registry, handle)
+}
+
+/// What the configuration says about plugins, as the registry takes it.
+#[must_use]
+pub fn configuration(checkers: &config::Checkers) -> Configuration {
+    Configuration {
+        plugins: checkers.named.iter().map(|(name, checker)| (name.as_str().into(), options(checker))).collect(),
+        defaults: options(&checkers.defaults),
+        trusted_keys: checkers.trusted_keys.as_slice().into(),
+    }
+}
+
+/// What the configuration says about the supervision of plugins, as the machine takes it.
+#[must_use]
+pub fn policy(checkers: &config::Checkers) -> Policy {
+    Policy {
+        defaults: restart(&checkers.defaults),
+        named: checkers.named.iter().map(|(name, checker)| (name.as_str().into(), restart(checker))).collect(),
+    }
+}
+
+fn restart(checker: &config::Checker) -> Restart {
+    let config::Restart { policy, max_restarts, backoff_base, backoff_cap, decay_after, slow_calls } = checker.restart;
+    Restart {
+        enabled: checker.enabled,
+        always: policy == config::RestartPolicy::Always,
+        max_restarts,
+        backoff_base,
+        backoff_cap,
+        decay_after,
+        slow_calls,
+    }
+}
+
+/// What an operator decided about plugins as a whole.
+#[must_use]
+pub fn wishes(checkers: &config::Checkers) -> Wishes {
+    let bundled: BTreeSet<CheckerKey> = BUNDLED.iter().map(|(name, _)| CheckerKey::from(*name)).collect();
+    let named = || checkers.named.iter().map(|(name, checker)| (CheckerKey::from(name.as_str()), checker));
+    let required = named().filter(|(_, checker)| checker.required && checker.enabled).map(|(name, _)| name);
+    Wishes {
+        required: required.collect(),
+        expected: bundled.iter().cloned().chain(named().map(|(name, _)| name)).collect(),
+        bundled,
+        drain_timeout: checkers.drain_timeout,
+    }
 }
 
 /// What the configuration says about a checker, as the engine takes it.
 #[must_use]
 pub fn options(checker: &config::Checker) -> PluginConfig {
     PluginConfig {
-        enabled: checker.enabled,
         profile: checker.profile,
         settings: serde_json::Value::Object(checker.settings.clone()),
         grants: checker.grants.iter().copied().collect(),

@@ -1,27 +1,26 @@
 //! The one loop: it waits, turns what happened into inputs, hands them to the fleet, and passes on what the
 //! fleet answers. It owns all mutable state and reads the clock once a turn.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use apgar_core::decision::{AttemptId, Decision, Outcome, Refuser};
-use apgar_core::fleet::{Check, Fleet, Input, ReconcileError, Turn};
-use apgar_core::node::NodeName;
-use apgar_core::recovery::Record;
+use apgar_core::fleet::{Check, Fleet, Input, ReconcileError};
+use apgar_core::supervision::{Policy, Standing};
 use apgar_core::time::Time;
-use apgar_core::verdict::CheckerKey;
-use apgar_engine::{DirectoryHandle, Engine, Finished, Job, Plugin, Registry, RegistryEvent};
+use apgar_engine::{Engine, Finished, RegistryEvent};
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::clock::Clock;
+use crate::events::{Happened, Ring};
 use crate::http::Query;
 use crate::informer::NodeChange;
 use crate::last_look::Actor;
 use crate::log;
 use crate::metrics::Metrics;
 use crate::store::{Batch, Writer};
+use crate::supervise::{Asked, Plugins, Wishes};
 use crate::view;
 
 /// A watch is alive while its stream is open and spoke within this time: a bookmark comes about every minute
@@ -46,6 +45,8 @@ pub struct Inbox {
     pub judged: mpsc::Receiver<Vec<Finished>>,
     /// From the plugin registry.
     pub plugins: mpsc::Receiver<RegistryEvent>,
+    /// From the watch on the configuration.
+    pub supervision: mpsc::Receiver<(Policy, Wishes)>,
     /// From calls that ended.
     pub outcomes: mpsc::Receiver<(AttemptId, Outcome)>,
     /// Whether the store can be written, each time that changes.
@@ -72,8 +73,8 @@ pub struct Outbox {
 pub struct Loop {
     clock: Clock,
     fleet: Fleet,
-    serving: BTreeMap<CheckerKey, Arc<Plugin>>,
     plugins: Plugins,
+    events: Ring,
     watch: Watch,
     metrics: Metrics,
     out: Outbox,
@@ -89,19 +90,6 @@ pub struct Loop {
     calls_out: usize,
     /// What a person must look at before this daemon may be called ready.
     alarms: Vec<String>,
-}
-
-/// The plugins, as the loop shows and waits for them.
-pub struct Plugins {
-    /// Who serves.
-    pub registry: Registry,
-    /// The plugin directory.
-    pub directory: DirectoryHandle,
-    /// Checkers without which the daemon is not ready.
-    pub required: Vec<CheckerKey>,
-    /// Checkers that an operator or the build counts on: one of them that does not serve is unknown on every node.
-    /// A file that nobody counted on and that never served changes nothing.
-    pub expected: BTreeSet<CheckerKey>,
 }
 
 /// What is known of the Node watch (`lifecycle` 4.8).
@@ -150,6 +138,7 @@ enum Event {
     Nodes(Vec<NodeChange>),
     Judged(Vec<Vec<Finished>>),
     Plugins(RegistryEvent),
+    Configured(Policy, Wishes),
     Outcome(AttemptId, Outcome),
     Store(bool),
     Queries(Vec<Query>),
@@ -168,13 +157,12 @@ impl Loop {
         alarms: Vec<String>,
     ) -> Self {
         let next_tick = clock.now() + fleet.policy().tick;
-        let serving = BTreeMap::new();
         let watch = Watch::default();
         Self {
             clock,
             fleet,
-            serving,
             plugins,
+            events: Ring::default(),
             watch,
             metrics,
             out,
@@ -204,6 +192,7 @@ impl Loop {
                 () = &mut stop => break,
                 Some((attempt, outcome)) = inbox.outcomes.recv() => Event::Outcome(attempt, outcome),
                 Some(writable) = inbox.store.recv() => Event::Store(writable),
+                Some((policy, wishes)) = inbox.supervision.recv() => Event::Configured(policy, wishes),
                 Some(event) = inbox.plugins.recv() => Event::Plugins(event),
                 1.. = inbox.nodes.recv_many(&mut nodes, BATCH) => Event::Nodes(nodes),
                 1.. = inbox.judged.recv_many(&mut judged, BATCH) => Event::Judged(judged),
@@ -216,6 +205,7 @@ impl Loop {
                 event @ (Event::Nodes(_)
                 | Event::Judged(_)
                 | Event::Plugins(_)
+                | Event::Configured(..)
                 | Event::Outcome(..)
                 | Event::Store(_)
                 | Event::Time) => self.turn(event, now),
@@ -235,8 +225,14 @@ impl Loop {
             let inputs = vec![Input::Evidence { live: false }, Input::Outcome { attempt, outcome }];
             let turn = self.fleet.turn(self.clock.now(), inputs);
             self.tell(&turn.events);
-            let _intents: Vec<oneshot::Receiver<bool>> = self.store(batch(turn.writes), 0);
+            let _intents: Vec<oneshot::Receiver<bool>> =
+                self.store(Batch { nodes: turn.writes.into_iter().collect(), ..Batch::default() }, 0);
         }
+        // A start that ends with the daemon is no death (`supervision` 4.13).
+        self.plugins.shut_down();
+        let supervised = self.plugins.turn(self.fleet.len(), self.clock.now());
+        let _nothing_waits: Vec<oneshot::Receiver<bool>> =
+            self.store(Batch { plugins: supervised.writes, ..Batch::default() }, 0);
         if let Some(store) = self.out.store.take() {
             let closed = tokio::task::spawn_blocking(move || store.close());
             if closed.await.is_err() {
@@ -249,7 +245,7 @@ impl Loop {
     fn wake_at(&self, now: Time) -> Time {
         // A death that is over, as after the process was stopped for long, must not wake it again and again.
         let dies_at = self.watch.dies_at().filter(|at| *at > now);
-        [Some(self.next_tick), self.fleet.next_deadline(), dies_at]
+        [Some(self.next_tick), self.fleet.next_deadline(), self.plugins.next_deadline(now), dies_at]
             .into_iter()
             .flatten()
             .min()
@@ -257,7 +253,10 @@ impl Loop {
     }
 
     fn turn(&mut self, event: Event, now: Time) {
-        let mut inputs = self.inputs(event, now);
+        let (mut inputs, judged) = self.inputs(event, now);
+        let supervised = self.plugins.turn(self.fleet.len(), now);
+        inputs.extend(supervised.inputs);
+        inputs.extend(judged.into_iter().filter_map(|done| self.judged_input(done)));
         let live = self.watch.is_alive(now);
         self.live = live;
         let held = !live && self.watch.is_trouble(now);
@@ -273,14 +272,41 @@ impl Loop {
             self.retry_store();
         }
         let turn = self.fleet.turn(now, inputs);
-        self.carry_out(turn);
+        self.tell(&turn.events);
+        self.remember(supervised.happened, now);
+        self.metrics.deaths(&supervised.deaths);
+        supervised.gone.iter().for_each(|name| self.metrics.forget_plugin(name));
+        let batch = Batch { nodes: turn.writes.into_iter().collect(), plugins: supervised.writes };
+        let mut stored = self.store(batch, turn.decisions.len() + supervised.starts.len());
+        let mut starts_stored = stored.split_off(turn.decisions.len()).into_iter();
+        for (decision, stored) in turn.decisions.into_iter().zip(stored) {
+            self.call(decision, stored);
+        }
+        for start in supervised.starts {
+            // Without a store there is nothing to wait for.
+            let stored = starts_stored.next().filter(|_| self.out.store.is_some());
+            self.plugins.start(start, stored);
+        }
+        self.check(turn.checks, now);
     }
 
-    fn inputs(&mut self, event: Event, now: Time) -> Vec<Input> {
-        match event {
+    /// What the fleet must hear, and checks that are to be weighed once the plugins have heard of them.
+    fn inputs(&mut self, event: Event, now: Time) -> (Vec<Input>, Vec<Finished>) {
+        let inputs = match event {
             Event::Nodes(changes) => changes.into_iter().filter_map(|change| self.node_input(change, now)).collect(),
-            Event::Judged(batches) => batches.into_iter().flatten().map(|done| self.judged_input(done)).collect(),
-            Event::Plugins(event) => self.plugin_input(event).into_iter().collect(),
+            Event::Judged(batches) => {
+                let judged: Vec<Finished> = batches.into_iter().flatten().collect();
+                judged.iter().for_each(|done| self.plugins.judged(done, now));
+                return (Vec::new(), judged);
+            }
+            Event::Plugins(event) => {
+                self.plugins.hear(event, now);
+                Vec::new()
+            }
+            Event::Configured(policy, wishes) => {
+                self.plugins.configure(policy, wishes);
+                Vec::new()
+            }
             Event::Outcome(attempt, outcome) => {
                 self.calls_out = self.calls_out.saturating_sub(1);
                 vec![Input::Outcome { attempt, outcome }]
@@ -290,13 +316,15 @@ impl Loop {
                 vec![Input::Store { writable }]
             }
             Event::Time | Event::Queries(_) => Vec::new(),
-        }
+        };
+        (inputs, Vec::new())
     }
 
     fn node_input(&mut self, change: NodeChange, now: Time) -> Option<Input> {
         match change {
             NodeChange::Listed(nodes) => {
                 self.watch.synced = true;
+                self.plugins.nodes(nodes.iter().map(|node| node.name.clone()).collect());
                 Some(Input::Listed(nodes))
             }
             NodeChange::Applied(node) => {
@@ -326,56 +354,29 @@ impl Loop {
         }
     }
 
-    fn judged_input(&self, done: Finished) -> Input {
-        if self.serving.contains_key(done.plugin.key()) {
-            self.metrics.judged(&done);
+    /// The result of a check, unless it is late (`supervision` 4.7).
+    fn judged_input(&self, done: Finished) -> Option<Input> {
+        let counts = self.plugins.standing(&done) != Standing::Late;
+        // A plugin that is gone keeps no series.
+        if self.plugins.is_told(done.plugin.key()) {
+            self.metrics.judged(&done, counts);
         }
         log::check(&done);
-        Input::Judged {
+        counts.then(|| Input::Judged {
             check: done.id,
             node: done.node.name.clone(),
             checker: done.plugin.key().clone(),
             verdict: done.result.verdict,
             remember: done.result.remember,
-        }
-    }
-
-    fn plugin_input(&mut self, event: RegistryEvent) -> Option<Input> {
-        log::plugin(&event);
-        self.metrics.plugin(&event);
-        match event {
-            RegistryEvent::Serves { plugin, .. } => {
-                let key = plugin.key().clone();
-                let checker = view::checker(&plugin);
-                self.serving.insert(key, plugin);
-                Some(Input::CheckerServes(checker))
-            }
-            RegistryEvent::Stopped { name } => {
-                self.serving.remove(&name);
-                Some(Input::CheckerRemoved(name))
-            }
-            RegistryEvent::Removed { name } => {
-                self.serving.remove(&name);
-                self.out.engine.forget_plugin(&name);
-                Some(Input::CheckerRemoved(name))
-            }
-            RegistryEvent::Refused { name, still_serving: false, .. } if self.plugins.expected.contains(&name) => {
-                self.serving.remove(&name);
-                Some(Input::CheckerStopped(name))
-            }
-            RegistryEvent::Refused { .. }
-            | RegistryEvent::DirectoryLost { .. }
-            | RegistryEvent::DirectoryEmptied { .. }
-            | RegistryEvent::DirectoryBack => None,
-        }
+        })
     }
 
     /// Logs and counts what happened.
-    fn tell(&self, events: &[apgar_core::event::Event]) {
+    fn tell(&mut self, events: &[apgar_core::event::Event]) {
         for event in events {
             log::write(event);
             if let apgar_core::event::Event::NodeGone { node } = event {
-                self.out.engine.forget_node(node);
+                self.plugins.node_gone(node);
             }
             // A node that is gone keeps no series, also if a call for it ends later.
             let counted = event.node().is_none_or(|node| self.fleet.node(node.as_str()).is_some());
@@ -385,13 +386,14 @@ impl Loop {
         }
     }
 
-    fn carry_out(&mut self, turn: Turn) {
-        self.tell(&turn.events);
-        let intents = self.store(batch(turn.writes), turn.decisions.len());
-        for (decision, stored) in turn.decisions.into_iter().zip(intents) {
-            self.call(decision, stored);
+    /// Logs, counts and remembers what happened to plugins.
+    fn remember(&mut self, happened: Vec<Happened>, now: Time) {
+        for event in happened {
+            self.metrics.plugin(&event);
+            if self.events.push(event.clone(), now) {
+                log::plugin(&event);
+            }
         }
-        self.check(turn.checks);
     }
 
     /// Hands the records to the store; the answers tell each call whether its intent is on disk.
@@ -425,7 +427,7 @@ impl Loop {
     fn call(&mut self, decision: Decision, stored: oneshot::Receiver<bool>) {
         self.calls_out += 1;
         let actor = self.out.actor.clone();
-        let because: Vec<_> = decision.because.iter().filter_map(|key| self.serving.get(key).cloned()).collect();
+        let because: Vec<_> = decision.because.iter().filter_map(|key| self.plugins.answering(key).cloned()).collect();
         let outcomes = self.out.outcomes.clone();
         crate::task::spawn("call", async move {
             let outcome = actor.act(&decision, &because, stored).await;
@@ -437,16 +439,30 @@ impl Loop {
         });
     }
 
-    fn check(&self, checks: Vec<Check>) {
-        let jobs: Vec<Job> = checks
-            .into_iter()
-            .filter_map(|check| {
-                let plugin = self.serving.get(&check.checker)?.clone();
-                Some(Job { id: check.id, plugin, node: check.node })
-            })
-            .collect();
+    /// Hands checks to the engine. A node that is not asked about has its answer at once.
+    fn check(&mut self, checks: Vec<Check>, now: Time) {
+        let mut jobs = Vec::with_capacity(checks.len());
+        let mut answers = Vec::new();
+        for check in checks {
+            match self.plugins.ask(check, now) {
+                Asked::Job(job) => jobs.push(job),
+                Asked::Answer(answer) => answers.push(answer),
+                Asked::Nobody => {}
+            }
+        }
         if !jobs.is_empty() {
             self.out.engine.submit(jobs, self.out.judged.clone());
+        }
+        if answers.is_empty() {
+            return;
+        }
+        // Answers bring up no further checks, so this ends here.
+        let turn = self.fleet.turn(now, answers);
+        self.tell(&turn.events);
+        let stored =
+            self.store(Batch { nodes: turn.writes.into_iter().collect(), ..Batch::default() }, turn.decisions.len());
+        for (decision, stored) in turn.decisions.into_iter().zip(stored) {
+            self.call(decision, stored);
         }
     }
 
@@ -457,15 +473,16 @@ impl Loop {
             // Whoever asked may have gone away.
             let _gone: Result<(), ()> = match query {
                 Query::Metrics(reply) => {
-                    let text = metrics
-                        .get_or_insert_with(|| self.metrics.render(&self.fleet, &self.plugins.registry, self.live));
+                    let text =
+                        metrics.get_or_insert_with(|| self.metrics.render(&self.fleet, &self.plugins, self.live, now));
                     reply.send(text.clone()).map_err(drop)
                 }
                 Query::Readiness(reply) => reply.send(self.unready(now)).map_err(drop),
                 Query::Nodes(reply) => reply.send(view::nodes(&self.fleet)).map_err(drop),
                 Query::Phases(reply) => reply.send(view::phases(&self.fleet)).map_err(drop),
                 Query::Explain(name, reply) => reply.send(self.explain(&name, now)).map_err(drop),
-                Query::Plugins(reply) => reply.send(view::plugins(&self.plugins)).map_err(drop),
+                Query::Plugins(reply) => reply.send(view::plugins(&self.plugins, now)).map_err(drop),
+                Query::Events(reply) => reply.send(self.events.shown()).map_err(drop),
                 Query::Unload(name, reply) => {
                     let directory = self.plugins.directory.clone();
                     crate::task::spawn("unload", async move {
@@ -490,7 +507,7 @@ impl Loop {
         } else if !self.watch.is_alive(now) {
             reasons.push(format!("the node watch is dead, nothing is decided{}", because(&self.watch.why)));
         }
-        reasons.extend(view::unready_plugins(&self.plugins));
+        reasons.extend(self.plugins.unready());
         if !self.store_writable {
             reasons.push("the store cannot be written".to_owned());
         }
@@ -500,10 +517,6 @@ impl Loop {
         }
         reasons
     }
-}
-
-fn batch(nodes: Vec<(NodeName, Option<Box<Record>>)>) -> Batch {
-    Batch { nodes: nodes.into_iter().collect(), ..Batch::default() }
 }
 
 fn because(why: &str) -> String {

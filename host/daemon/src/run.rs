@@ -1,5 +1,6 @@
 //! Wires the daemon together, and takes it apart again.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -8,11 +9,12 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use apgar_core::decision::Mode;
 use apgar_core::fleet::Fleet;
+use apgar_core::supervision::{Record, Source};
 use apgar_core::verdict::CheckerKey;
 use apgar_engine::Compile;
 use kube::{Api, Client};
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::cli::DaemonArgs;
 use crate::clock::Clock;
@@ -24,10 +26,11 @@ use crate::last_look::Actor;
 use crate::log;
 use crate::metrics::Metrics;
 use crate::plugins::{self, Cache};
-use crate::reconcile::{Inbox, Loop, Outbox, Plugins};
+use crate::reconcile::{Inbox, Loop, Outbox};
 use crate::store::{Loaded, Store, Writer};
+use crate::supervise::{Plugins, Supervised};
 use crate::task::Tasks;
-use crate::{informer, kubernetes, settings};
+use crate::{informer, kubernetes, reload, settings};
 
 /// How long what is under way may take to end after SIGTERM: the whole stop stays below 5 s.
 const STOP_LIMIT: Duration = Duration::from_millis(2500);
@@ -45,9 +48,10 @@ pub struct Daemon {
     pub metrics: SocketAddr,
     /// Where the API is.
     pub api: SocketAddr,
+    reload: reload::Listeners,
     tasks: Tasks,
-    finished: tokio::sync::oneshot::Receiver<()>,
-    stop: tokio::sync::oneshot::Sender<()>,
+    finished: oneshot::Receiver<()>,
+    stop: oneshot::Sender<()>,
 }
 
 /// The listeners, bound before anything else starts: a port that is taken must stop the start.
@@ -86,6 +90,7 @@ pub(crate) fn main(args: &DaemonArgs) -> anyhow::Result<ExitCode> {
         let listeners = Listeners::bind(&settings).await?;
         let client = kubernetes::client(kubernetes::config(&settings.kubeconfig).await?)?;
         let mut daemon = Daemon::start(&settings, client, listeners, plugins::compile_in_child()?).await?;
+        daemon.follow(reload::Watched { file: args.config.clone(), flags: args.flags(), settings });
         tokio::select! {
             why = daemon.ended() => bail!("{why}"),
             signal = signal() => tracing::info!(event = "stopping", signal = signal?, "stopping"),
@@ -123,7 +128,8 @@ impl Daemon {
         let clock = Clock::start();
         let mut alarms = Vec::new();
         let mut policy = settings.policy.clone();
-        let (store, Loaded { records, .. }) = open_store(settings, clock, &mut policy.mode, &mut alarms)?;
+        let (store, Loaded { records, plugins: plugin_records, dropped_plugins, .. }) =
+            open_store(settings, clock, &mut policy.mode, &mut alarms)?;
         let executor = executor(settings)?;
         tracing::info!(
             event = "started",
@@ -145,21 +151,39 @@ impl Daemon {
         let writer = store.map(|store| Writer::start(store, store_in)).transpose().context("the store's thread")?;
         let mut tasks = Tasks::default();
         let (plugins_in, plugin_events) = mpsc::channel(WAITING);
-        let (registry, directory, loaded) = plugins::start(settings, &engine, clock, plugins_in, &mut tasks);
-        let plugins =
-            Plugins { registry, directory, required: required(settings), expected: plugins::expected(settings) };
+        let known = from_directory(&plugin_records);
+        let (registry, directory) = plugins::start(settings, &engine, known, plugins_in, &mut tasks);
+        let (settled, loaded) = oneshot::channel();
+        let supervised = Supervised {
+            policy: plugins::policy(&settings.checkers),
+            wishes: plugins::wishes(&settings.checkers),
+            records: plugin_records,
+            dropped: dropped_plugins,
+            engine: engine.clone(),
+            registry,
+            directory,
+            settled,
+        };
+        let (supervision_in, supervision) = mpsc::channel(1);
+        let reload = reload::Listeners {
+            supervision: supervision_in,
+            registry: supervised.registry.clone(),
+            directory: supervised.directory.clone(),
+        };
+        let plugins = Plugins::new(supervised, clock.now());
 
         let actor = Actor { api: Api::all(client.clone()), engine: engine.clone(), executor };
         let out = Outbox { engine, judged: judged_in, actor: Arc::new(actor), outcomes: outcomes_in, store: writer };
         let metrics = Metrics::new(settings)?;
         let the_loop = Loop::new(clock, fleet, plugins, metrics, out, alarms);
-        let inbox = Inbox { nodes, judged, plugins: plugin_events, outcomes, store: store_changes, queries };
-        let (stop, stopped) = tokio::sync::oneshot::channel();
+        let inbox =
+            Inbox { nodes, judged, plugins: plugin_events, supervision, outcomes, store: store_changes, queries };
+        let (stop, stopped) = oneshot::channel();
         let stopped = async move {
             // A sender that is gone is a daemon that was dropped: stop as well.
             let _dropped: Result<(), _> = stopped.await;
         };
-        let (finished_in, finished) = tokio::sync::oneshot::channel();
+        let (finished_in, finished) = oneshot::channel();
         tasks.spawn("loop", async move {
             the_loop.run(inbox, stopped).await;
             // Nobody waits if the daemon was dropped.
@@ -169,8 +193,8 @@ impl Daemon {
         let selector = settings.nodes.label_selector();
         tasks.spawn("informer", async move {
             // Nodes are first evaluated when every checker that can serve does: so checkers come first.
-            // An error says that the registry's task died, which is logged; nodes are then unknown everywhere.
-            let _registry_died: Result<(), _> = loaded.await;
+            // An error says that the loop has ended: then nobody waits for nodes either.
+            let _ended: Result<(), _> = loaded.await;
             informer::run(client, selector, nodes_in).await;
         });
 
@@ -179,7 +203,12 @@ impl Daemon {
         tasks.spawn("metrics server", http::serve_metrics(listeners.metrics, asker.clone()));
         tasks.spawn("API server", http::serve_api(listeners.api, asker.clone()));
         tracing::info!(event = "listening", %metrics, %api, "metrics and API");
-        Ok(Self { asker, metrics, api, tasks, finished, stop })
+        Ok(Self { asker, metrics, api, reload, tasks, finished, stop })
+    }
+
+    /// Lets changes of the configuration file take effect.
+    pub fn follow(&mut self, watched: reload::Watched) {
+        self.tasks.spawn("configuration", reload::watch(watched, self.reload.clone()));
     }
 
     /// Resolves when a part of the daemon ended, with the reason: a process without its loop, informer or metrics
@@ -225,13 +254,6 @@ fn open_store(
     if loaded.torn_tail {
         tracing::warn!(event = "store_torn", "the journal's last line was cut short, as by a crash; it was dropped");
     }
-    for plugin in &loaded.dropped_plugins {
-        tracing::warn!(
-            event = "store_record_dropped",
-            plugin,
-            "what was known of a plugin cannot be read; it was dropped"
-        );
-    }
     if let Some(aside) = &loaded.set_aside {
         let alarm = format!(
             "a damaged journal is set aside as {}: monitor-only until a person has moved it away and started again",
@@ -244,9 +266,10 @@ fn open_store(
     Ok((Some(store), loaded))
 }
 
-fn required(settings: &Settings) -> Vec<CheckerKey> {
-    let named = settings.checkers.named.iter();
-    named.filter(|(_, checker)| checker.required && checker.enabled).map(|(name, _)| name.as_str().into()).collect()
+/// The plugins that the directory gave us, as far as the store remembers.
+fn from_directory(records: &BTreeMap<CheckerKey, Record>) -> Vec<CheckerKey> {
+    let came = |record: &Record| record.tracks().any(|track| track.source == Source::Directory);
+    records.iter().filter(|(_, record)| came(record)).map(|(name, _)| name.clone()).collect()
 }
 
 fn executor(settings: &Settings) -> anyhow::Result<Executor> {

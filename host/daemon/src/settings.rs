@@ -31,6 +31,14 @@ pub fn for_command(file: Option<&Path>) -> anyhow::Result<Settings> {
     Ok(settings)
 }
 
+/// The text of the file that [`load`] would read; none if there is none to read.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn text(file: Option<&Path>) -> anyhow::Result<Option<String>> {
+    Ok(find(file)?.map(|(_, text)| text))
+}
+
 /// The named file, else the one at the default place, if it is there.
 fn find(file: Option<&Path>) -> anyhow::Result<Option<(PathBuf, String)>> {
     match file {

@@ -9,7 +9,9 @@ use apgar_core::verdict::Verdict;
 use apgar_engine::Plugin;
 use serde_json::{Map, Value, json};
 
-use crate::reconcile::Plugins;
+mod plugins;
+
+pub use plugins::plugins;
 
 /// The fields of a report that are moments: the core counts milliseconds, people read RFC 3339.
 const MOMENTS: [&str; 7] = ["since", "opened", "dueAt", "until", "from", "earliest", "at"];
@@ -75,28 +77,4 @@ pub fn checker(plugin: &Plugin) -> Checker {
         reasons: plugin.description().reasons.iter().map(|reason| Arc::from(reason.as_str())).collect(),
         pure: plugin.pure(),
     }
-}
-
-/// All plugins and the directory they come from.
-#[must_use]
-pub fn plugins(plugins: &Plugins) -> Value {
-    let mut value = json!({"items": plugins.registry.statuses(), "directory": plugins.directory.status()});
-    moments(&mut value);
-    value
-}
-
-/// What keeps the daemon from being ready for want of checkers (`supervision` 4.10).
-#[must_use]
-pub fn unready_plugins(plugins: &Plugins) -> Vec<String> {
-    let serving = plugins.registry.serving();
-    let mut reasons: Vec<String> = plugins
-        .required
-        .iter()
-        .filter(|key| !serving.iter().any(|plugin| plugin.key() == *key))
-        .map(|key| format!("the required checker {} does not serve", key.as_str()))
-        .collect();
-    if serving.is_empty() {
-        reasons.push("no checker serves".to_owned());
-    }
-    reasons
 }

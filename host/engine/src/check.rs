@@ -102,6 +102,7 @@ pub(crate) async fn check(plugin: &Plugin, node: Arc<Node>, meter: &Arc<Meter>, 
         return CheckDone::unknown(UnknownCause::MalformedNode, Arc::from(&**why));
     }
     let started = clock::now();
+    let _judging = plugin.judging.note(&node.name);
     let limits = &plugin.limits;
     let wall = limits.wall(plugin.asker.is_some());
     let mut store = store(plugin, node.clone(), meter, limits.cpu_ticks());

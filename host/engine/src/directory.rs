@@ -52,6 +52,8 @@ pub struct DirectoryOptions {
     pub digest_every: u32,
     /// Every file needs a signature by one of them. Empty: none needs any.
     pub trusted_keys: Arc<[PublicKey]>,
+    /// Plugins whose files an earlier process had from here: a restart does not make it less odd that they are gone.
+    pub known: Vec<CheckerKey>,
 }
 
 impl DirectoryOptions {
@@ -70,6 +72,7 @@ impl DirectoryOptions {
             poll_interval: Duration::from_secs(30),
             digest_every: 10,
             trusted_keys: Arc::default(),
+            known: Vec::new(),
         }
     }
 }
@@ -184,12 +187,22 @@ pub struct DirectoryHandle {
 enum Command {
     Rescan,
     Unload(CheckerKey, oneshot::Sender<Result<(), UnloadError>>),
+    Trust(Arc<[PublicKey]>, oneshot::Sender<()>),
 }
 
 impl DirectoryHandle {
     /// Looks now, and reads every file.
     pub async fn rescan(&self) {
         if self.commands.send(Command::Rescan).await.is_err() {
+            tracing::debug!("the plugin directory is not watched any more");
+        }
+    }
+
+    /// From now on files need a signature by one of these keys. Returns when every file was read again with its
+    /// signature.
+    pub async fn trust(&self, keys: Arc<[PublicKey]>) {
+        let (done, read) = oneshot::channel();
+        if self.commands.send(Command::Trust(keys, done)).await.is_err() || read.await.is_err() {
             tracing::debug!("the plugin directory is not watched any more");
         }
     }
@@ -233,6 +246,7 @@ impl Directory {
         let mut reconciler = Reconciler::new(&self.options);
         let mut polls = 0_u32;
         let mut every_digest = false;
+        let mut trusted: Option<oneshot::Sender<()>> = None;
         loop {
             let (path, signed) = (self.options.path.clone(), !self.options.trusted_keys.is_empty());
             let Ok(scan) = tokio::task::spawn_blocking(move || Scan::of(&path, signed)).await else {
@@ -261,6 +275,10 @@ impl Directory {
                 return;
             }
             self.publish(&reconciler);
+            if let Some(trusted) = trusted.take() {
+                // Whoever asked may be gone.
+                trusted.send(()).ok();
+            }
             let wait = if reconciler.doubts() { self.options.debounce } else { self.options.poll_interval };
             every_digest = false;
             tokio::select! {
@@ -273,6 +291,11 @@ impl Directory {
                     None | Some(Command::Rescan) if events.is_closed() => return,
                     None => tokio::time::sleep(wait).await,
                     Some(Command::Rescan) => every_digest = true,
+                    Some(Command::Trust(keys, done)) => {
+                        self.options.trusted_keys = keys;
+                        reconciler.trust_nothing();
+                        (every_digest, trusted) = (true, Some(done));
+                    }
                     Some(Command::Unload(name, reply)) => {
                         let (answer, event) = reconciler.unload(name);
                         if reply.send(answer).is_err() {
@@ -596,6 +619,15 @@ struct Known {
     id: Option<SignedId>,
     digest: Option<Digest>,
     refusal: Option<Refusal>,
+    /// An earlier process had it.
+    before: bool,
+}
+
+impl Known {
+    /// True if the directory gave it to us: then it does not go at the first look without it.
+    fn is_plugin(&self) -> bool {
+        self.digest.is_some() || self.before
+    }
 }
 
 /// Draws the conclusions of `supervision` 4.11. Pure: it is told what was seen.
@@ -615,24 +647,32 @@ struct Reconciler {
 
 impl Reconciler {
     fn new(options: &DirectoryOptions) -> Self {
+        let before = Known { before: true, ..Known::default() };
         Self {
             max: options.max,
             expected: options.expected,
             file_size: options.file_size,
             state: DirectoryState::Absent,
             device: None,
-            known: BTreeMap::new(),
+            known: options.known.iter().map(|name| (name.as_str().to_owned(), before.clone())).collect(),
             odd: BTreeMap::new(),
             missed_once: BTreeSet::new(),
             present: BTreeSet::new(),
             files: 0,
-            ever: false,
+            ever: !options.known.is_empty(),
         }
     }
 
     /// Plugins the directory gave us.
     fn had(&self) -> usize {
-        self.known.values().filter(|known| known.digest.is_some()).count()
+        self.known.values().filter(|known| known.is_plugin()).count()
+    }
+
+    /// Every file is to be found again: its signature is of interest now, or another one.
+    fn trust_nothing(&mut self) {
+        for known in self.known.values_mut() {
+            (known.before, known.digest, known.refusal) = (known.is_plugin(), None, None);
+        }
     }
 
     /// True if something is only half concluded and wants another look soon.
@@ -778,7 +818,7 @@ impl Reconciler {
     fn vanished(&mut self, name: &str) {
         match self.known.get_mut(name) {
             // It never became a plugin: cancelled.
-            Some(known) if known.digest.is_none() => {
+            Some(known) if !known.is_plugin() => {
                 self.known.remove(name);
             }
             Some(known) => known.id = None,
@@ -948,6 +988,19 @@ mod tests {
             assert_eq!(directory.state, DirectoryState::Emptied);
         }
         assert_eq!(directory.look(listed(&[("a", file(1))])), ["back"]);
+    }
+
+    #[test]
+    fn p_67_a_restart_does_not_end_the_doubt() {
+        let known: Vec<CheckerKey> = ["a", "b"].map(CheckerKey::from).into();
+        let options =
+            || DirectoryOptions { known: known.clone(), expected: false, ..DirectoryOptions::new("/plugins") };
+        let mut directory = Reconciler::new(&options());
+        assert_eq!(directory.look(Scan::Absent), ["lost"]);
+        let mut directory = Reconciler::new(&options());
+        assert_eq!(directory.look(listed(&[])), ["emptied of 2"]);
+        assert_eq!(directory.look(listed(&[("a", file(1))])), ["back", "found a"]);
+        assert_eq!(directory.look(listed(&[("a", file(1))])), ["removed b"]);
     }
 
     #[test]

@@ -202,8 +202,13 @@ impl Engine {
     /// # Errors
     /// The refusal or the death that ended it.
     pub async fn load(&self, candidate: Candidate) -> Result<Arc<Plugin>, LoadError> {
+        self.start(candidate, 0).await
+    }
+
+    /// The same, as the start with this number.
+    pub(crate) async fn start(&self, candidate: Candidate, number: u64) -> Result<Arc<Plugin>, LoadError> {
         let inner = self.inner.clone();
-        let load = self.guests().spawn(async move { load::load(&inner, candidate).await });
+        let load = self.guests().spawn(async move { load::load(&inner, candidate, number).await });
         match Task(load).await {
             Ok(result) => result,
             Err(error) => Err(LoadError::Engine(error.to_string())),

@@ -24,7 +24,6 @@ mod meter;
 mod plugin;
 mod registry;
 mod settings;
-#[cfg_attr(not(test), expect(dead_code, reason = "the registry holds components in memory"))]
 mod shelf;
 pub mod signature;
 mod task;
@@ -44,10 +43,8 @@ pub use host::{LogLevel, LogLine};
 pub use http::{Allowed, NotAServer};
 pub use limits::{Limits, Profile};
 pub use load::too_large;
-pub use plugin::{Capability, Compiled, Description, Digest, Generation, Grants, Plugin, Source};
-pub use registry::{
-    Bundled, Clock, Failure, PluginConfig, PluginState, PluginStatus, Registry, RegistryEvent, RegistryOptions, Serving,
-};
+pub use plugin::{Capability, Compiled, Description, Digest, Generation, Grants, Plugin, PluginConfig, Source};
+pub use registry::{Bundled, Configuration, Registry, RegistryEvent, RegistryOptions};
 pub use ticker::TickerHealth;
 
 /// Locks, whatever happened to whoever held it before: nothing behind our locks is left half done by a panic.

@@ -23,14 +23,14 @@ use crate::host::Meter;
 use crate::http::Asker;
 use crate::limits;
 use crate::meter::{Allowance, Watch};
-use crate::plugin::{Capability, Compiled, Description, Digest, Plugin, Reasons, canonical, generation_of};
+use crate::plugin::{Capability, Compiled, Description, Digest, Judging, Plugin, Reasons, canonical, generation_of};
 use crate::text;
 
 /// The node of the self-check.
 const SELF_CHECK: &str = "apgar-self-check";
 
-/// Brings `candidate` to life. Runs on the guests' runtime.
-pub(crate) async fn load(inner: &Arc<Inner>, candidate: Candidate) -> Result<Arc<Plugin>, LoadError> {
+/// Brings `candidate` to life under this number. Runs on the guests' runtime.
+pub(crate) async fn load(inner: &Arc<Inner>, candidate: Candidate, number: u64) -> Result<Arc<Plugin>, LoadError> {
     let (candidate, admitted, digest) = apart(inner, move |_| {
         let name = candidate.key.as_str();
         sound(&candidate)?;
@@ -41,12 +41,13 @@ pub(crate) async fn load(inner: &Arc<Inner>, candidate: Candidate) -> Result<Arc
     .await??;
     fits(&candidate, &admitted)?;
     let (component, compiled) = native(inner, &candidate, digest).await?;
-    let plugin = link(inner, candidate, admitted, digest, &component, compiled)?;
+    let mut plugin = link(inner, candidate, admitted, digest, &component, compiled)?;
+    plugin.start = number;
     start(inner, plugin).await
 }
 
 /// What the caller of the engine has to get right, told as a refusal all the same.
-fn sound(candidate: &Candidate) -> Result<(), Refusal> {
+pub(crate) fn sound(candidate: &Candidate) -> Result<(), Refusal> {
     let name = candidate.key.as_str();
     let (size, most) = (candidate.bytes.len() as u64, candidate.limits.file_size);
     if size > most {
@@ -138,6 +139,8 @@ fn link(
     };
     let configure = admitted.settings.and_then(|settings| find(&settings, "configure"));
     let Candidate { key, bytes, settings, grants, limits, source } = candidate;
+    let size = bytes.len() as u64;
+    let generation = generation_of(Some(digest), &settings, &limits, &grants);
     let uses = |capability| admitted.uses.contains(&capability);
     let asker = uses(Capability::Http).then(|| Asker::new(&inner.http, key.as_str(), &limits.http_allow));
     let asker = asker.transpose().map_err(|error| LoadError::Engine(error.to_string()))?.map(Arc::new);
@@ -145,9 +148,10 @@ fn link(
     let memories = uses(Capability::Memory).then(|| inner.memories.clone());
     Ok(Plugin {
         key,
+        start: 0,
         source,
         digest,
-        generation: generation_of(digest, &settings, &limits, &grants),
+        generation,
         description: Description {
             name: String::new(),
             version: String::new(),
@@ -161,7 +165,7 @@ fn link(
         grants,
         limits,
         settings: canonical(&settings).into(),
-        size: bytes.len() as u64,
+        size,
         compiled,
         pre,
         exports: Exports { describe, check, configure },
@@ -171,6 +175,7 @@ fn link(
         memories,
         asker,
         reasons: Reasons::default(),
+        judging: Judging::default(),
     })
 }
 

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 pub use apgar_core::digest::{Digest, Generation};
+use apgar_core::node::NodeName;
 pub use apgar_core::supervision::Source;
 use apgar_core::verdict::CheckerKey;
 use serde::{Deserialize, Serialize};
@@ -16,7 +17,7 @@ use crate::bindings::Exports;
 use crate::drain::Drains;
 use crate::host::Host;
 use crate::http::Asker;
-use crate::limits::{self, Limits};
+use crate::limits::{self, Limits, Profile};
 use crate::memory::Memories;
 
 /// What an operator may grant beyond the node and the log, by the words of the configuration.
@@ -77,21 +78,47 @@ impl fmt::Display for Capability {
 /// What a plugin was granted.
 pub type Grants = BTreeSet<Capability>;
 
-/// The generation of a component with this digest under that configuration.
-#[must_use]
+/// A plugin's table of the configuration, resolved: with its bytes it makes a generation.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PluginConfig {
+    /// The profile its limits come from: shown, nothing more.
+    pub profile: Profile,
+    /// What it may use.
+    pub limits: Limits,
+    /// What it may import beyond node and log.
+    pub grants: Grants,
+    /// Its settings; an object.
+    pub settings: serde_json::Value,
+}
+
+impl Default for PluginConfig {
+    fn default() -> Self {
+        Self {
+            profile: Profile::Native,
+            limits: Limits::of(Profile::Native),
+            grants: Grants::new(),
+            settings: serde_json::json!({}),
+        }
+    }
+}
+
+impl PluginConfig {
+    /// The generation of a component with this digest under this configuration; without one, of bytes that nobody
+    /// could read.
+    #[must_use]
+    pub fn generation(&self, bytes: Option<Digest>) -> Generation {
+        generation_of(bytes, &self.settings, &self.limits, &self.grants)
+    }
+}
+
 pub(crate) fn generation_of(
-    bytes: Digest,
+    bytes: Option<Digest>,
     settings: &serde_json::Value,
     limits: &Limits,
     grants: &Grants,
 ) -> Generation {
     let config = serde_json::json!({ "grants": grants, "limits": limits, "settings": settings });
-    Generation { bytes: Some(bytes), config: Digest::of(canonical(&config).as_bytes()) }
-}
-
-/// A generation as people are shown it.
-pub(crate) fn short<S: serde::Serializer>(generation: &Generation, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(generation)
+    Generation { bytes, config: Digest::of(canonical(&config).as_bytes()) }
 }
 
 /// JSON with keys by code point and no spaces, whatever order `serde_json` was built to keep.
@@ -148,6 +175,7 @@ pub struct Compiled {
 /// A generation, ready to judge. Cheap to keep: code and tables are shared by all checks.
 pub struct Plugin {
     pub(crate) key: CheckerKey,
+    pub(crate) start: u64,
     pub(crate) source: Source,
     pub(crate) digest: Digest,
     pub(crate) generation: Generation,
@@ -171,6 +199,7 @@ pub struct Plugin {
     /// If it imports `http`.
     pub(crate) asker: Option<Arc<Asker>>,
     pub(crate) reasons: Reasons,
+    pub(crate) judging: Judging,
 }
 
 impl Plugin {
@@ -178,6 +207,12 @@ impl Plugin {
     #[must_use]
     pub fn key(&self) -> &CheckerKey {
         &self.key
+    }
+
+    /// The number of the start that brought it to life; 0 outside supervision.
+    #[must_use]
+    pub fn start(&self) -> u64 {
+        self.start
     }
 
     /// Where its bytes come from.
@@ -247,6 +282,12 @@ impl Plugin {
         self.drains.begin(within);
     }
 
+    /// The nodes that are being judged.
+    #[must_use]
+    pub fn judging(&self) -> Vec<NodeName> {
+        crate::lock(&self.judging.0).clone()
+    }
+
     /// True if it takes settings.
     #[must_use]
     pub fn takes_settings(&self) -> bool {
@@ -260,6 +301,33 @@ impl fmt::Debug for Plugin {
             .field("key", &self.key.as_str())
             .field("generation", &self.generation.to_string())
             .finish_non_exhaustive()
+    }
+}
+
+/// The nodes that are being judged: there are never more than a plugin has permits.
+#[derive(Debug, Default)]
+pub(crate) struct Judging(Mutex<Vec<NodeName>>);
+
+impl Judging {
+    /// Notes a node until the answer is dropped.
+    pub(crate) fn note(&self, node: &NodeName) -> Noted<'_> {
+        crate::lock(&self.0).push(node.clone());
+        Noted { judging: self, node: node.clone() }
+    }
+}
+
+/// A node that is being judged.
+pub(crate) struct Noted<'a> {
+    judging: &'a Judging,
+    node: NodeName,
+}
+
+impl Drop for Noted<'_> {
+    fn drop(&mut self) {
+        let mut nodes = crate::lock(&self.judging.0);
+        if let Some(at) = nodes.iter().position(|node| *node == self.node) {
+            nodes.swap_remove(at);
+        }
     }
 }
 
@@ -298,17 +366,14 @@ mod tests {
 
     #[test]
     fn settings_limits_and_grants_make_another_generation() {
-        let digest = Digest::of(b"bytes");
-        let base = generation_of(digest, &json!({}), &Limits::default(), &Grants::new());
+        let bytes = Some(Digest::of(b"bytes"));
+        let default = PluginConfig::default;
+        let base = default().generation(bytes);
         assert_eq!(base.to_string().len(), 12 + 1 + 8);
-        let settings = generation_of(digest, &json!({"a": 1}), &Limits::default(), &Grants::new());
-        let limits = generation_of(
-            digest,
-            &json!({}),
-            &Limits { call_deadline: Duration::from_millis(50), ..Limits::default() },
-            &Grants::new(),
-        );
-        let grants = generation_of(digest, &json!({}), &Limits::default(), &Grants::from([Capability::Clock]));
+        let limits = Limits { call_deadline: Duration::from_millis(50), ..Limits::default() };
+        let settings = PluginConfig { settings: json!({"a": 1}), ..default() }.generation(bytes);
+        let limits = PluginConfig { limits, ..default() }.generation(bytes);
+        let grants = PluginConfig { grants: Grants::from([Capability::Clock]), ..default() }.generation(bytes);
         for other in [settings, limits, grants] {
             assert_eq!(other.bytes, base.bytes);
             assert_ne!(other.config, base.config);

@@ -258,7 +258,7 @@ fn read_record(dir: &Path, name: &CheckerKey) -> io::Result<(Kept, Digest)> {
     let kept: Kept = serde_json::from_slice(&text).map_err(|error| odd(error.to_string()))?;
     let digest = kept.generation.bytes.ok_or_else(|| odd("it names no component".to_owned()))?;
     kept.limits.validate().map_err(|error| odd(error.to_string()))?;
-    if generation_of(digest, &kept.settings, &kept.limits, &kept.grants) != kept.generation {
+    if generation_of(Some(digest), &kept.settings, &kept.limits, &kept.grants) != kept.generation {
         return Err(odd(format!("its configuration is not that of {}", kept.generation)));
     }
     Ok((kept, digest))
@@ -331,7 +331,7 @@ mod tests {
         let settings = json!({ "b": [1, 0.5], "a": { "é": null } });
         let grants = Grants::from([Capability::Http, Capability::Clock]);
         let limits = Limits { http_allow: vec!["https://a.b:1".parse().unwrap()], ..Limits::default() };
-        let generation = generation_of(Digest::of(bytes), &settings, &limits, &grants);
+        let generation = generation_of(Some(Digest::of(bytes)), &settings, &limits, &grants);
         Kept { generation, source: Source::Directory, settings, grants, limits, signature: None }
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::words::{Cause, RefusalReason, Source, Stage};
+use super::words::{Cause, RefusalReason, Source, Stage, TrackState};
 use crate::digest::{Digest, Generation};
 use crate::node::NodeName;
 use crate::time::Time;
@@ -131,7 +131,7 @@ impl Track {
 
 impl Record {
     /// Both tracks, the good one first.
-    pub(super) fn tracks(&self) -> impl Iterator<Item = &Track> {
+    pub fn tracks(&self) -> impl Iterator<Item = &Track> {
         self.good.iter().chain(&self.wanted)
     }
 
@@ -149,6 +149,24 @@ impl Record {
     #[must_use]
     pub fn counts_as_serving(&self) -> bool {
         self.answering().is_some()
+    }
+
+    /// True while the start with this number serves, whether it answers or is the fallback.
+    #[must_use]
+    pub fn serves(&self, start: u64) -> bool {
+        self.tracks().any(|track| track.start == start && track.is_serving())
+    }
+
+    /// The word for a track of this record.
+    #[must_use]
+    pub fn track_state(&self, track: &Track) -> TrackState {
+        match (&track.run, self.ledger.get(&track.generation)) {
+            (Run::Loading, _) => TrackState::Loading,
+            (Run::Serving { .. }, _) => TrackState::Serving,
+            (Run::Refused(_), _) => TrackState::Refused,
+            (Run::Down, Some(Entry { next: None, .. })) => TrackState::Saturated,
+            (Run::Down, _) => TrackState::Waiting,
+        }
     }
 
     /// When a track that is down is started: none if it is not down, or never is by itself.

@@ -142,6 +142,22 @@ words! {
 }
 
 words! {
+    /// The state of a track (`supervision` 2.1).
+    TrackState {
+        /// It is being started.
+        Loading => "Loading",
+        /// It is loaded, and answers or is the fallback.
+        Serving => "Serving",
+        /// It is not acceptable.
+        Refused => "Refused",
+        /// It is started at a known time.
+        Waiting => "Waiting",
+        /// Time does not start it again.
+        Saturated => "Saturated",
+    }
+}
+
+words! {
     /// What became of a death in the ledger.
     Booked {
         /// Held against the generation.

@@ -74,31 +74,9 @@ pub fn load(sources: Sources) -> Result<(Settings, Vec<Warning>), ConfigError> {
     };
     let mut resolver = Resolver::new(document, &env, &flags);
     let settings = assemble::settings(&mut resolver);
-    let Resolver { problems, mut warnings, .. } = resolver;
+    let Resolver { problems, warnings, .. } = resolver;
     if !problems.is_empty() {
         return Err(ConfigError::new(problems));
     }
-    // A checker's table shows what it has from the defaults as well: each place is named once.
-    let mut places: Vec<&Source> = vec![&Source::Default];
-    for shown in settings.show() {
-        if let Some(warning) = without_effect(shown).filter(|_| !places.contains(&&shown.source)) {
-            places.push(&shown.source);
-            warnings.push(warning);
-        }
-    }
     Ok((settings, warnings))
-}
-
-/// Settings of checkers that are checked but have no effect yet: they belong to the supervision of plugins, which
-/// is not built. A setting without effect that nobody mentions would be worse than an unknown one.
-const WITHOUT_EFFECT: [&str; 7] =
-    ["restart_policy", "max_restarts", "backoff_base", "backoff_cap", "decay_after", "slow_calls", "drain_timeout"];
-
-fn without_effect(shown: &Shown) -> Option<Warning> {
-    let last = shown.key.rsplit('.').next()?;
-    let is_one = shown.key.starts_with("checker") && WITHOUT_EFFECT.contains(&last);
-    is_one.then(|| Warning {
-        about: shown.key.clone(),
-        message: format!("has no effect in this version (set by {})", shown.source),
-    })
 }

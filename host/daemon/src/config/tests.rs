@@ -509,13 +509,3 @@ fn sources(file: &str, env: &[(&str, &str)]) -> Sources {
     let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     Sources { file: Some((PathBuf::from("a.toml"), file.to_owned())), env, flags: Flags::default() }
 }
-
-#[test]
-fn a_setting_without_effect_is_said_to_have_none() {
-    let text = "[checker.gpu]\nmax_restarts = 2\nslow_calls = 2\nlimits = { scratchpad = \"8KiB\", call_deadline = \"50ms\" }\n";
-    let file = Some((PathBuf::from("a.toml"), text.to_owned()));
-    let (_, warnings) = load(Sources { file, ..Sources::default() }).unwrap();
-    let about: Vec<&str> = warnings.iter().map(|warning| warning.about.as_str()).collect();
-    assert_eq!(about, ["checker.gpu.max_restarts", "checker.gpu.slow_calls"]);
-    assert!(warnings[0].message.contains("a.toml:2"), "{}", warnings[0].message);
-}

@@ -1,17 +1,20 @@
-//! Who serves when files come, change and go.
+//! What is offered, started, kept and given up.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
-use apgar_core::time::Time;
+use apgar_core::supervision::Offer;
 use apgar_core::verdict::CheckerKey;
 use apgar_engine::{
-    Bundled, Digest, DirectoryEvent, PluginConfig, PluginState, Refusal, RefusalReason, Registry, RegistryEvent,
-    RegistryOptions, Source,
+    Bundled, Capability, Cause, Compile, Configuration, Digest, DirectoryEvent, Engine, EngineConfig, Generation,
+    Grants, Limits, PluginConfig, Refusal, RefusalReason, Registry, RegistryEvent, RegistryOptions, Source, Stage,
 };
 use serde_json::json;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
+use crate::capabilities::clocked;
 use crate::component::{GUEST, component};
 use crate::support::{CHECK, DESCRIBE, ENGINE, minimal};
 
@@ -21,58 +24,57 @@ struct World {
 }
 
 impl World {
-    async fn new(bundled: &[&str], plugins: &[(&str, PluginConfig)]) -> Self {
+    fn new(configuration: Configuration) -> Self {
+        Self::over(ENGINE.clone(), configuration)
+    }
+
+    fn over(engine: Engine, configuration: Configuration) -> Self {
         let (sender, events) = mpsc::channel(64);
-        let options = RegistryOptions {
-            engine: ENGINE.clone(),
-            bundled: bundled.iter().map(|name| Bundled { key: (*name).into(), bytes: GUEST.clone() }).collect(),
-            plugins: configs(plugins),
-            defaults: PluginConfig::default(),
-            clock: Arc::new(|| Time::from_unix_ms(1_000)),
-        };
-        let registry = Registry::new(options, sender);
-        registry.start().await;
-        Self { registry, events }
+        let bundled = vec![Bundled { key: "disk".into(), bytes: GUEST.clone() }];
+        Self { registry: Registry::new(RegistryOptions { engine, bundled, configuration }, sender), events }
     }
 
-    async fn found(&self, name: &str, bytes: &Arc<[u8]>) {
+    async fn next(&mut self) -> RegistryEvent {
+        self.events.recv().await.unwrap()
+    }
+
+    /// Puts a file into the directory, and takes what is offered for it.
+    async fn found(&mut self, name: &str, bytes: &Arc<[u8]>) -> Offer {
         let digest = Digest::of(bytes);
-        let found = DirectoryEvent::Found { name: name.into(), bytes: bytes.clone(), digest, signature: None };
-        self.registry.apply(found).await;
+        let event = DirectoryEvent::Found { name: name.into(), bytes: bytes.clone(), digest, signature: None };
+        self.registry.apply(event).await;
+        self.offered(name, Source::Directory).await
     }
 
-    /// What was told since the last call, in short.
-    fn told(&mut self) -> Vec<String> {
-        let mut told = Vec::new();
-        while let Ok(event) = self.events.try_recv() {
-            told.push(match event {
-                RegistryEvent::Serves { plugin, replaces } => {
-                    let over = if replaces.is_some() { " over another" } else { "" };
-                    format!("{} serves from {:?}{over}", plugin.key().as_str(), plugin.source())
-                }
-                RegistryEvent::Stopped { name } => format!("{} stopped", name.as_str()),
-                RegistryEvent::Removed { name } => format!("{} removed", name.as_str()),
-                RegistryEvent::Refused { name, error, still_serving, .. } => {
-                    let kind = error.to_string().split(':').next().unwrap().to_owned();
-                    format!("{} refused, {kind}, still serving: {still_serving}", name.as_str())
-                }
-                other @ (RegistryEvent::DirectoryLost { .. }
-                | RegistryEvent::DirectoryEmptied { .. }
-                | RegistryEvent::DirectoryBack) => format!("{other:?}"),
-            });
-        }
-        told
+    async fn offered(&mut self, name: &str, from: Source) -> Offer {
+        let event = self.next().await;
+        let RegistryEvent::Offered { name: of, source, offer } = &event else { panic!("no offer: {event:?}") };
+        assert_eq!((of.as_str(), *source), (name, from));
+        offer.clone()
     }
 
-    fn state(&self, name: &str) -> (PluginState, Option<Source>) {
-        let statuses = self.registry.statuses();
-        let status = statuses.iter().find(|status| status.name.as_str() == name).unwrap();
-        (status.state, self.registry.get(&name.into()).map(|plugin| plugin.source()))
+    async fn start(&mut self, name: &str, generation: Generation, number: u64) -> RegistryEvent {
+        self.registry.start(name.into(), generation, number, None);
+        self.next().await
+    }
+
+    /// Starts what must serve, and says under which number it does.
+    async fn serves(&mut self, name: &str, generation: Generation, number: u64) {
+        let event = self.start(name, generation, number).await;
+        let RegistryEvent::Started { plugin } = &event else { panic!("not started: {event:?}") };
+        assert_eq!((plugin.key().as_str(), plugin.start()), (name, number));
+        assert_eq!(*plugin.generation(), generation);
+    }
+
+    async fn is_unavailable(&mut self, name: &str, generation: Generation) {
+        let event = self.start(name, generation, 9).await;
+        let RegistryEvent::Rejected { refusal, .. } = &event else { panic!("there are bytes: {event:?}") };
+        assert_eq!(refusal.reason, RefusalReason::BytesUnavailable);
     }
 }
 
-fn configs(plugins: &[(&str, PluginConfig)]) -> BTreeMap<CheckerKey, PluginConfig> {
-    plugins.iter().map(|(name, config)| (CheckerKey::from(*name), config.clone())).collect()
+fn with(config: PluginConfig) -> Configuration {
+    Configuration { plugins: [(CheckerKey::from("gpu"), config)].into(), ..Configuration::default() }
 }
 
 fn small() -> Arc<[u8]> {
@@ -83,153 +85,151 @@ fn garbage() -> Arc<[u8]> {
     Arc::from(*b"garbage")
 }
 
-#[tokio::test]
-async fn a_file_overrides_the_bundled_plugin_until_it_goes() {
-    let mut world = World::new(&["disk"], &[]).await;
-    assert_eq!(world.told(), ["disk serves from Bundled"]);
-    world.found("disk", &small()).await;
-    assert_eq!(world.told(), ["disk serves from Directory over another"]);
-    world.found("disk", &small()).await;
-    assert_eq!(world.told(), [""; 0], "the same generation again is nothing");
-    world.registry.apply(DirectoryEvent::Removed { name: "disk".into() }).await;
-    assert_eq!(world.told(), ["disk serves from Bundled over another"]);
+fn reason(offer: &Offer) -> RefusalReason {
+    offer.admission.as_ref().unwrap_err().0
 }
 
 #[tokio::test]
-async fn a_bad_file_changes_nothing_and_says_why() {
-    let mut world = World::new(&[], &[]).await;
-    world.found("gpu", &small()).await;
-    world.told();
-    let before = world.registry.get(&"gpu".into()).unwrap();
-    world.found("gpu", &garbage()).await;
-    assert_eq!(world.told(), ["gpu refused, not-a-component, still serving: true"]);
-    assert!(Arc::ptr_eq(&before, &world.registry.get(&"gpu".into()).unwrap()));
-    let status = world.registry.statuses().remove(0);
-    assert_eq!(status.state, PluginState::Running);
-    let failure = status.failure.unwrap();
-    assert!(failure.message().starts_with("gpu.wasm is not WebAssembly"), "{}", failure.message());
-    assert_eq!(failure.digest, Some(Digest::of(b"garbage")));
-    world.found("gpu", &small()).await;
-    assert_eq!(world.told(), [""; 0], "what serves is what is asked for again");
-    assert_eq!(world.registry.statuses().remove(0).failure, None);
+async fn what_is_built_in_is_offered_first_and_started_on_demand() {
+    let mut world = World::new(Configuration::default());
+    let (directory, found) = mpsc::channel(1);
+    drop(directory);
+    world.registry.run(found).await;
+    let offer = world.offered("disk", Source::Bundled).await;
+    assert_eq!((offer.generation.bytes, offer.admission), (Some(Digest::of(&GUEST)), Ok(true)));
+    world.serves("disk", offer.generation, 3).await;
 }
 
 #[tokio::test]
-async fn the_api_shows_what_answers_beside_what_was_turned_down() {
-    let world = World::new(&["disk"], &[]).await;
-    world.found("disk", &garbage()).await;
-    let shown = serde_json::to_value(world.registry.statuses()).unwrap();
-    let field = |pointer: &str| shown.pointer(pointer).cloned().unwrap_or_else(|| panic!("{pointer}: {shown}"));
-    assert_eq!(field("/0/name"), "disk");
-    assert_eq!(field("/0/state"), "Running");
-    assert_eq!(field("/0/source"), "bundled");
-    assert_eq!(field("/0/version"), "1.2.3");
-    assert_eq!(field("/0/digest"), Digest::of(&GUEST).to_string());
-    assert_eq!(field("/0/refusal/reason"), "not-a-component");
-    assert_eq!(field("/0/refusal/digest"), Digest::of(b"garbage").to_string());
-    assert_eq!(field("/0/refusal/since"), 1_000);
-    assert_eq!(field("/0/marker"), serde_json::Value::Null);
-    assert_eq!(field("/0/limits/callDeadlineMs"), 100);
+async fn a_file_is_admitted_before_anything_of_it_runs() {
+    let mut world = World::new(Configuration::default());
+    assert_eq!(world.found("gpu", &small()).await.admission, Ok(true));
+    let offer = world.found("gpu", &garbage()).await;
+    assert_eq!((offer.generation.bytes, reason(&offer)), (Some(Digest::of(b"garbage")), RefusalReason::NotAComponent));
 }
 
 #[tokio::test]
-async fn a_file_that_could_not_be_read_is_shown_until_it_can() {
-    let mut world = World::new(&[], &[]).await;
-    world.found("gpu", &small()).await;
+async fn a_file_that_cannot_be_read_is_offered_unread() {
+    let mut world = World::new(Configuration::default());
     let refusal = Refusal { reason: RefusalReason::Unreadable, message: "gpu.wasm cannot be read".into() };
     world.registry.apply(DirectoryEvent::Refused { name: "gpu".into(), refusal }).await;
-    world.told();
-    world.registry.configure(BTreeMap::new()).await;
-    assert!(world.registry.statuses().remove(0).failure.is_some());
-    world.found("gpu", &small()).await;
-    assert_eq!(world.registry.statuses().remove(0).failure, None);
-    assert_eq!(world.told(), [""; 0]);
+    let offer = world.offered("gpu", Source::Directory).await;
+    assert_eq!((offer.generation.bytes, reason(&offer)), (None, RefusalReason::Unreadable));
 }
 
 #[tokio::test]
-async fn a_bad_override_leaves_the_bundled_plugin_serving_from_the_first_start() {
-    let mut world = World::new(&[], &[]).await;
-    world.found("gpu", &garbage()).await;
-    assert_eq!(world.told(), ["gpu refused, not-a-component, still serving: false"]);
-    assert_eq!(world.state("gpu"), (PluginState::Refused, None));
-    world.registry.apply(DirectoryEvent::Removed { name: "gpu".into() }).await;
-    assert_eq!(world.told(), ["gpu removed"]);
-    assert!(world.registry.statuses().is_empty());
-
-    let (sender, _events) = mpsc::channel(64);
-    let options = RegistryOptions {
-        engine: ENGINE.clone(),
-        bundled: vec![Bundled { key: "disk".into(), bytes: GUEST.clone() }],
-        plugins: BTreeMap::new(),
-        defaults: PluginConfig::default(),
-        clock: Arc::new(|| Time::from_unix_ms(0)),
-    };
-    let registry = Registry::new(options, sender);
-    let digest = Digest::of(&garbage());
-    let found = DirectoryEvent::Found { name: "disk".into(), bytes: garbage(), digest, signature: None };
-    registry.apply(found).await;
-    let status = registry.statuses().remove(0);
-    assert_eq!((status.state, status.source), (PluginState::Running, Source::Bundled));
-    assert!(status.failure.is_some());
+async fn a_file_that_can_be_no_plugin_is_told_beside() {
+    let mut world = World::new(Configuration::default());
+    let refusal = Refusal { reason: RefusalReason::TooMany, message: "one too many".into() };
+    world.registry.apply(DirectoryEvent::Refused { name: "gpu".into(), refusal: refusal.clone() }).await;
+    assert!(matches!(world.next().await, RegistryEvent::Odd { refusal: told, .. } if told == refusal));
 }
 
 #[tokio::test]
-async fn what_is_switched_off_stops_and_comes_back() {
-    let off = PluginConfig { enabled: false, ..PluginConfig::default() };
-    let mut world = World::new(&["disk"], &[("disk", off.clone())]).await;
-    assert_eq!(world.told(), [""; 0]);
-    assert_eq!(world.state("disk"), (PluginState::Stopped, None));
-    world.registry.configure(BTreeMap::new()).await;
-    assert_eq!(world.told(), ["disk serves from Bundled"]);
-    world.registry.configure(configs(&[("disk", off)])).await;
-    assert_eq!(world.told(), ["disk stopped"]);
-}
-
-#[tokio::test]
-async fn new_settings_are_a_new_generation_and_bad_ones_change_nothing() {
-    let mut world = World::new(&["disk"], &[]).await;
-    world.told();
-    let with = |settings| configs(&[("disk", PluginConfig { settings, ..PluginConfig::default() })]);
-    world.registry.configure(with(json!({"a": 1}))).await;
-    assert_eq!(world.told(), ["disk serves from Bundled over another"]);
-    world.registry.configure(with(json!({"a": 1}))).await;
-    assert_eq!(world.told(), [""; 0]);
-    world.registry.configure(with(json!("a"))).await;
-    assert_eq!(world.told(), ["disk refused, settings-rejected, still serving: true"]);
-}
-
-#[tokio::test]
-async fn a_death_is_tried_again_only_when_somebody_says_so() {
+async fn p_23_a_start_that_dies_says_where_and_under_which_number() {
     let dies =
         minimal(&format!(r#"{DESCRIBE} (func (export "apgar:checker/checker@0.1.0#check") (result i32) unreachable)"#));
-    let mut world = World::new(&[], &[]).await;
-    world.found("gpu", &component("plugin", &dies)).await;
-    let once = ["gpu refused, trap in self-check, still serving: false"];
-    assert_eq!(world.told(), once);
-    assert_eq!(world.state("gpu"), (PluginState::Crashed, None));
-    world.registry.configure(BTreeMap::new()).await;
-    assert_eq!(world.told(), [""; 0]);
-    world.registry.retry(&"gpu".into()).await;
-    assert_eq!(world.told(), once);
-    world.registry.retry(&"nobody".into()).await;
-    assert_eq!(world.told(), [""; 0]);
+    let mut world = World::new(Configuration::default());
+    let offer = world.found("gpu", &component("plugin", &dies)).await;
+    let event = world.start("gpu", offer.generation, 4).await;
+    let RegistryEvent::Died { start, death, .. } = &event else { panic!("not dead: {event:?}") };
+    assert_eq!((*start, death.cause, death.stage), (4, Cause::Trap, Stage::SelfCheck));
 }
 
 #[tokio::test]
-async fn a_file_that_takes_long_holds_up_no_other() {
+async fn what_nobody_has_is_unavailable() {
+    let mut world = World::new(Configuration::default());
+    world.found("gpu", &small()).await;
+    let generation = Generation { bytes: Some(Digest::of(b"else")), config: Digest::of(b"{}") };
+    world.is_unavailable("gpu", generation).await;
+}
+
+#[tokio::test]
+async fn the_good_generation_outlives_its_file_and_the_process() {
+    let home = tempfile::tempdir().unwrap();
+    let engine = || engine(home.path());
+    let mut world = World::over(engine(), Configuration::default());
+    let good = world.found("gpu", &small()).await.generation;
+    world.registry.keep(&"gpu".into(), &good);
+    world.found("gpu", &garbage()).await;
+    world.serves("gpu", good, 1).await;
+    // A manifest is written on a thread of its own.
+    let manifest = home.path().join("cache/components/gpu.json");
+    while !manifest.exists() {
+        tokio::task::yield_now().await;
+    }
+    let mut world = World::over(engine(), Configuration::default());
+    world.serves("gpu", good, 2).await;
+    let settings = with(PluginConfig { settings: json!({"a": 1}), ..PluginConfig::default() });
+    let mut world = World::over(engine(), settings);
+    world.serves("gpu", good, 3).await;
+    world.registry.forget(&"gpu".into());
+    world.is_unavailable("gpu", good).await;
+}
+
+fn engine(cache: &Path) -> Engine {
+    Engine::new(EngineConfig { cache_dir: Some(cache.join("cache")), compile: Compile::InProcess }).unwrap()
+}
+
+#[tokio::test]
+async fn other_settings_are_another_generation_of_the_same_bytes() {
+    let mut world = World::new(Configuration::default());
+    let before = world.found("gpu", &small()).await;
+    world.registry.configure(with(PluginConfig { settings: json!({"a": 1}), ..PluginConfig::default() })).await;
+    world.offered("disk", Source::Bundled).await;
+    let after = world.offered("gpu", Source::Directory).await;
+    assert_eq!(after.generation.bytes, before.generation.bytes);
+    assert_ne!(after.generation.config, before.generation.config);
+    world.registry.configure(with(PluginConfig { settings: json!("a"), ..PluginConfig::default() })).await;
+    world.offered("disk", Source::Bundled).await;
+    assert_eq!(reason(&world.offered("gpu", Source::Directory).await), RefusalReason::SettingsRejected);
+}
+
+#[tokio::test]
+async fn p_53_a_grant_makes_a_refused_file_acceptable() {
+    let bytes = clocked();
+    let mut world = World::new(Configuration::default());
+    let refused = world.found("gpu", &bytes).await;
+    assert_eq!(reason(&refused), RefusalReason::ImportNotGranted);
+    let grants = Grants::from([Capability::Clock]);
+    world.registry.configure(with(PluginConfig { grants, ..PluginConfig::default() })).await;
+    world.offered("disk", Source::Bundled).await;
+    assert_eq!(world.offered("gpu", Source::Directory).await.admission, Ok(false));
+}
+
+#[tokio::test]
+async fn a_start_that_is_given_up_says_nothing_and_holds_up_nobody() {
     let spins = minimal(&format!(
         r#"{CHECK} (func (export "apgar:checker/checker@0.1.0#describe") (result i32) (loop $spin (br $spin)) unreachable)"#
     ));
-    let mut world = World::new(&[], &[]).await;
-    let (sender, found) = mpsc::channel(8);
-    for (name, bytes) in [("slow", component("plugin", &spins)), ("quick", small()), ("slow", small())] {
-        let digest = Digest::of(&bytes);
-        sender.send(DirectoryEvent::Found { name: name.into(), bytes, digest, signature: None }).await.unwrap();
-    }
-    drop(sender);
-    world.registry.run(found).await;
-    let told = world.told();
-    assert_eq!(told[0], "quick serves from Directory");
-    assert!(told[1].starts_with("slow refused"), "{told:?}");
-    assert_eq!(told[2], "slow serves from Directory", "events of one name keep their order");
+    let limits = Limits { startup_deadline: Duration::from_secs(30), ..Limits::default() };
+    let mut world = World::new(with(PluginConfig { limits, ..PluginConfig::default() }));
+    let spins = world.found("gpu", &component("plugin", &spins)).await.generation;
+    let good = world.found("gpu", &small()).await.generation;
+    world.found("other", &small()).await;
+    world.registry.start("gpu".into(), spins, 1, None);
+    world.registry.give_up(&"gpu".into(), 1);
+    world.serves("gpu", good, 2).await;
+}
+
+#[tokio::test]
+async fn a_start_goes_on_without_the_store_and_says_so() {
+    let mut world = World::new(Configuration::default());
+    let offer = world.found("gpu", &small()).await;
+    let (dead, stored) = oneshot::channel();
+    drop(dead);
+    world.registry.start("gpu".into(), offer.generation, 1, Some(stored));
+    assert!(matches!(world.next().await, RegistryEvent::NotStored { .. }));
+    assert!(matches!(world.next().await, RegistryEvent::Started { .. }));
+}
+
+#[tokio::test]
+async fn what_is_removed_is_offered_no_more() {
+    let mut world = World::new(Configuration::default());
+    let offer = world.found("gpu", &small()).await;
+    world.registry.apply(DirectoryEvent::Removed { name: "gpu".into() }).await;
+    assert!(matches!(world.next().await, RegistryEvent::Removed { .. }));
+    world.registry.configure(Configuration { plugins: BTreeMap::new(), ..Configuration::default() }).await;
+    world.offered("disk", Source::Bundled).await;
+    world.is_unavailable("gpu", offer.generation).await;
 }
