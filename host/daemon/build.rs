@@ -40,15 +40,23 @@ fn run() -> Result<(), Box<dyn Error>> {
     );
     fs::write(out_dir.join("bundled.rs"), bundled)?;
 
-    // The custom checker that `apgar demo` puts into the plugin directory.
+    // The custom checker that `apgar demo` puts into the plugin directory, and the bad one it puts over it.
     let example = root.join("examples/rust-checker");
     for path in ["Cargo.lock", "Cargo.toml", "src"] {
         println!("cargo::rerun-if-changed={}", example.join(path).display());
     }
-    let package = Package { name: "pool-memory", manifest: &example.join("Cargo.toml"), target_dir: &target_dir };
-    let file = out_dir.join("pool-memory.wasm");
-    fs::write(&file, build(&package)?)?;
-    let demo = format!("/// The custom checker of the demo.\nstatic POOL_MEMORY: &[u8] = include_bytes!({file:?});\n");
+    println!("cargo::rerun-if-changed={}", root.join("plugins/demo").display());
+    let manifests = [
+        ("POOL_MEMORY", "pool-memory", example.join("Cargo.toml")),
+        ("BAD_POOL_MEMORY", "apgar-demo", root.join("Cargo.toml")),
+    ];
+    let mut demo = String::new();
+    for (constant, name, manifest) in manifests {
+        let package = Package { name, manifest: &manifest, target_dir: &target_dir };
+        let file = out_dir.join(name).with_extension("wasm");
+        fs::write(&file, build(&package)?)?;
+        demo += &format!("static {constant}: &[u8] = include_bytes!({file:?});\n");
+    }
     fs::write(out_dir.join("demo.rs"), demo)?;
     Ok(())
 }

@@ -24,7 +24,7 @@ use story::{Observed, Story};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "A fleet of simulated nodes falls ill in six ways; the daemon watches it through the \
     Kubernetes protocol, judges it with the bundled WebAssembly checkers and repairs it through a simulated Civo \
-    API. A checker is added and another swapped on the way. It ends with a summary after about a minute.\n\n\
+    API. On the way a checker is added, another swapped, and a bad one rolled back. It ends with a summary after about a minute.\n\n\
     Exit codes: 0 everything came out as told; 1 something did not.")]
 pub(crate) struct DemoArgs {
     /// Keep the cluster and the daemon running afterwards, for a look with kubectl and curl, until Ctrl-C
@@ -113,6 +113,7 @@ stable_gap = "100ms"
 
 [checkers.defaults]
 threshold = "3s"
+backoff_base = "1s"
 "#;
 
 fn settings(home: &Path, plugin_dir: &Path, kubeconfig: &Path, cloud: &Cloud) -> anyhow::Result<Settings> {
@@ -158,7 +159,9 @@ async fn play(story: &Story, daemon: &Daemon, plugin_dir: &Path, screen: &mut Sc
         }
         let nodes = daemon.asker.ask(Query::Nodes).await.context("the daemon's loop is silent")?;
         let plugins = daemon.asker.ask(Query::Plugins).await.context("the daemon's loop is silent")?;
-        for line in observed.note(at, &nodes, &plugins) {
+        let events = daemon.asker.ask(Query::Events).await.context("the daemon's loop is silent")?;
+        let news = observed.note(at, &nodes, &plugins).into_iter().chain(observed.hear(&events)).collect::<Vec<_>>();
+        for line in news {
             screen.say(at, &line);
         }
         screen.draw(at, &observed);

@@ -139,7 +139,14 @@ impl Screen {
             (format!("{all} healthy nodes were never touched"), touched == 0),
             (
                 "pool-memory was added, and disk swapped, without a restart".to_owned(),
-                observed.generations("pool-memory") == 1 && observed.generations("disk") == 2,
+                observed.generations("pool-memory") >= 1 && observed.generations("disk") == 2,
+            ),
+            (
+                format!(
+                    "a bad pool-memory was rolled back and given up ({}); the one before answered all the time",
+                    observed.marker("pool-memory")
+                ),
+                observed.given_up("pool-memory") && observed.held_on("pool-memory"),
             ),
         ];
         println!("\nAs told?\n");

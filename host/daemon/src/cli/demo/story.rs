@@ -138,12 +138,19 @@ impl Story {
                 bytes: rebuilt,
                 says: "a rebuilt disk.wasm is put there, over the bundled one".to_owned(),
             },
+            Arrival {
+                at: Duration::from_secs(30),
+                file: "pool-memory.wasm",
+                bytes: BAD_POOL_MEMORY.to_vec(),
+                says: "a pool-memory.wasm with a bug is put over the one that serves".to_owned(),
+            },
         ]
     }
 
     /// True when everything that must happen has.
     pub(crate) fn is_over(&self, observed: &Observed) -> bool {
         observed.at >= LAST_CHAPTER
+            && observed.given_up("pool-memory")
             && self.patients.iter().all(|patient| {
                 let phase = observed.phase(&patient.node);
                 match patient.role {
@@ -163,8 +170,18 @@ pub(crate) struct Observed {
     phases: BTreeMap<String, Vec<(Duration, String)>>,
     /// By node: the checkers that failed.
     failing: BTreeMap<String, Vec<String>>,
-    /// By plugin: the generations that served.
-    generations: BTreeMap<String, Vec<String>>,
+    /// By plugin: the generations that answered, and who answers now with what is known of it.
+    plugins: BTreeMap<String, Plugin>,
+    /// What happened to plugins.
+    events: Vec<(String, String)>,
+}
+
+#[derive(Debug, Default)]
+struct Plugin {
+    generations: Vec<String>,
+    /// It answered at every look since it first did.
+    always: bool,
+    now: Value,
 }
 
 impl Observed {
@@ -198,15 +215,34 @@ impl Observed {
                 }
             }
         }
-        for plugin in items(plugins) {
-            let generation = text(plugin, "generation");
-            let seen = self.generations.entry(text(plugin, "name").to_owned()).or_default();
-            if !generation.is_empty() && seen.last().map(String::as_str) != Some(generation) {
-                let what = if seen.is_empty() { "serves" } else { "was swapped, and serves" };
-                if at > Duration::from_secs(5) {
-                    news.push(format!("checker {} {what} as {generation}", text(plugin, "name")));
-                }
-                seen.push(generation.to_owned());
+        for shown in items(plugins) {
+            let (name, generation) = (text(shown, "name"), text(shown, "generation"));
+            let plugin = self.plugins.entry(name.to_owned()).or_default();
+            let answers = text(shown, "state") == "Running";
+            plugin.now = shown.clone();
+            plugin.always &= answers || plugin.generations.is_empty();
+            if !answers || plugin.generations.last().map(String::as_str) == Some(generation) {
+                continue;
+            }
+            plugin.always |= plugin.generations.is_empty();
+            let what = if plugin.generations.is_empty() { "serves" } else { "was swapped, and serves" };
+            if at > Duration::from_secs(5) {
+                news.push(format!("checker {name} {what} as {generation}"));
+            }
+            plugin.generations.push(generation.to_owned());
+        }
+        news
+    }
+
+    /// Notes what happened to plugins, the latest first; returns the warnings that are new, for people.
+    pub(crate) fn hear(&mut self, events: &Value) -> Vec<String> {
+        let mut news = Vec::new();
+        let all: Vec<&Value> = items(events).filter(|event| text(event, "severity") == "warning").collect();
+        for event in all.into_iter().rev() {
+            let known = (format!("{} {}", text(event, "kind"), text(event, "plugin")), text(event, "at").to_owned());
+            if !self.events.contains(&known) {
+                news.push(format!("{}: {}", known.0, text(event, "message")));
+                self.events.push(known);
             }
         }
         news
@@ -232,8 +268,33 @@ impl Observed {
         self.failing.get(node).map(|checkers| checkers.join(", ")).unwrap_or_default()
     }
 
+    /// How many generations of a plugin answered.
     pub(crate) fn generations(&self, plugin: &str) -> usize {
-        self.generations.get(plugin).map_or(0, Vec::len)
+        self.plugins.get(plugin).map_or(0, |plugin| plugin.generations.len())
+    }
+
+    /// True if a newer generation was rolled back until it was given up.
+    pub(crate) fn given_up(&self, plugin: &str) -> bool {
+        let marker = self.plugins.get(plugin).and_then(|plugin| plugin.now.get("marker"));
+        let saturated = marker.and_then(|marker| marker.get("saturated")).and_then(Value::as_bool);
+        let rolled_back = format!("RolledBack {plugin}");
+        saturated == Some(true) && self.events.iter().any(|(what, _)| *what == rolled_back)
+    }
+
+    /// True if the plugin never was without an answer, and its first generation answers now.
+    pub(crate) fn held_on(&self, plugin: &str) -> bool {
+        let Some(plugin) = self.plugins.get(plugin) else {
+            return false;
+        };
+        plugin.always && plugin.generations.first().is_some_and(|first| *first == text(&plugin.now, "generation"))
+    }
+
+    /// What the marker of a plugin says.
+    pub(crate) fn marker(&self, plugin: &str) -> String {
+        let marker = self.plugins.get(plugin).and_then(|plugin| plugin.now.get("marker"));
+        marker.map_or_else(String::new, |marker| {
+            format!("{} in {} on {}", text(marker, "cause"), text(marker, "stage"), text(marker, "node"))
+        })
     }
 
     /// Nodes by phase.
