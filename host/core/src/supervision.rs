@@ -19,7 +19,7 @@ pub use words::{Booked, Cause, EventKind, PluginState, RefusalReason, Source, St
 
 use crate::digest::{Digest, Generation};
 use crate::node::NodeName;
-use crate::time::Time;
+use crate::time::{Time, human};
 use crate::verdict::CheckerKey;
 
 /// Nodes whose pairs must die in one start before it is the plugin's fault.
@@ -685,7 +685,7 @@ impl Supervisor {
             return self.crash(name, death, now);
         }
         self.turn.deaths.push((name.clone(), death.cause, Booked::Pair));
-        let message = format!("{} in {}: {}", death.cause, death.stage, death.detail);
+        let message = death.to_string();
         self.tell(EventKind::NodeQuarantined, name, Some(generation), Some(node), &message);
     }
 
@@ -722,7 +722,7 @@ impl Supervisor {
         } else {
             (count, None, Booked::Crash)
         };
-        let message = format!("{} in {}: {}", death.cause, death.stage, death.detail);
+        let message = death.to_string();
         let node = death.node.clone();
         slot.record.ledger.insert(generation, Entry { count, last: death, next });
         let fallback = slot.record.good.as_ref().filter(|good| on_probation && good.is_serving());
@@ -730,8 +730,11 @@ impl Supervisor {
         if booked == Booked::Starved {
             self.tell(EventKind::HostStarved, name, Some(generation), node.clone(), &message);
         } else {
-            let kind = if next.is_some() { EventKind::PluginCrashed } else { EventKind::PluginSaturated };
-            self.tell(kind, name, Some(generation), node.clone(), &message);
+            let (kind, then) = match next {
+                Some(at) => (EventKind::PluginCrashed, format!("tried again in {}", human(at.since(now)))),
+                None => (EventKind::PluginSaturated, "not tried again until its bytes or settings change".to_owned()),
+            };
+            self.tell(kind, name, Some(generation), node.clone(), &format!("{message}; crash {count}, {then}"));
         }
         if let Some(good) = fallback {
             let message = format!("{good} answers again in place of {generation}: {message}");

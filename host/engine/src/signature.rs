@@ -106,7 +106,8 @@ pub(crate) fn bad(what: &str) -> Refusal {
 }
 
 /// There is no signature file, and one is required.
-pub(crate) fn unsigned(name: &str) -> Refusal {
+#[must_use]
+pub fn unsigned(name: &str) -> Refusal {
     let message = format!(
         "there is no {name}.wasm.sig, and checkers.trusted_keys asks for one: make it with `apgar plugin sign {name}.wasm --key FILE`"
     );

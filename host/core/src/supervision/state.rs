@@ -1,6 +1,7 @@
 //! What is known of a plugin: two tracks, the ledger of crashes, and what is derived from them.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -117,6 +118,16 @@ pub struct Death {
     pub node: Option<NodeName>,
     /// When.
     pub at: Time,
+}
+
+impl fmt::Display for Death {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} in {}", self.cause, self.stage)?;
+        if let Some(node) = &self.node {
+            write!(f, " on {node}")?;
+        }
+        write!(f, ": {}", self.detail)
+    }
 }
 
 impl Track {

@@ -162,17 +162,15 @@ fn why(plugin: &Value) -> Option<String> {
     });
     let refusal = part(plugin, "refusal").map(|refusal| {
         let (reason, message) = (text(refusal, "reason").unwrap_or("?"), text(refusal, "message").unwrap_or_default());
-        (text(refusal, "digest"), format!("{reason}: {message}"))
+        (text(refusal, "generation"), format!("{reason}: {message}"))
     });
     // What nobody retries needs a person, and is said first.
     let (of, why) = refusal.or(death)?;
-    let serving = text(plugin, "generation").unwrap_or_default();
-    // A refusal names the digest of a file: a generation begins with that.
-    let newer = |of: &&str| text(plugin, "state") == Some("Running") && short(of) != short(serving);
-    let same_bytes =
-        |of: &&str| !newer(of) && text(plugin, "state") == Some("Running") && of.contains('-') && *of != serving;
-    Some(match of.filter(|of| newer(of) || same_bytes(of)) {
-        Some(of) => format!("newer file {}…: {why}", short(of)),
+    let serving = text(plugin, "generation").filter(|_| text(plugin, "state") == Some("Running"));
+    let bytes = |generation: &str| generation.split('-').next().unwrap_or_default().to_owned();
+    Some(match of.zip(serving).filter(|(of, serving)| of != serving) {
+        Some((of, serving)) if bytes(of) == bytes(serving) => format!("newer settings: {why}"),
+        Some((of, _)) => format!("newer file {}…: {why}", short(of)),
         None => why,
     })
 }
@@ -287,8 +285,11 @@ mod tests {
             "Running|3f1b0c77a2e9-44136fa3|4|3/5|1m 48s|newer file 9f2c61aa…: trap in check on node-7",
         );
         plugin["marker"] = Value::Null;
-        plugin["refusal"] = json!({"reason": "wrong-world", "message": "no", "digest": "c01d0000beef"});
-        check(plugin, "Running|3f1b0c77a2e9-44136fa3|4|-|-|newer file c01d0000…: wrong-world: no");
+        plugin["refusal"] = json!({"reason": "wrong-world", "message": "no", "generation": "c01d0000beef-44136fa3"});
+        check(plugin.clone(), "Running|3f1b0c77a2e9-44136fa3|4|-|-|newer file c01d0000…: wrong-world: no");
+        plugin["refusal"] =
+            json!({"reason": "settings-rejected", "message": "no", "generation": "3f1b0c77a2e9-5be07c33"});
+        check(plugin, "Running|3f1b0c77a2e9-44136fa3|4|-|-|newer settings: settings-rejected: no");
     }
 
     #[test]

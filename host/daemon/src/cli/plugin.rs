@@ -169,9 +169,14 @@ fn verify(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
     anyhow::ensure!(!keys.is_empty(), "no key is trusted: give --key PUBLIC_KEY, or set checkers.trusted_keys");
     let bytes = std::fs::read(&args.file).with_context(|| args.file.display().to_string())?;
     let path = signature_of(&args.file);
-    let signature = std::fs::read_to_string(&path)
-        .with_context(|| format!("unsigned: {} cannot be read; make it with `apgar plugin sign`", path.display()))?;
-    let verified = signature::verify(&keys, &bytes, &signature);
+    let verified = match std::fs::read_to_string(&path) {
+        Ok(signature) => signature::verify(&keys, &bytes, &signature),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let stem = args.file.file_stem().unwrap_or_default();
+            Err(signature::unsigned(&stem.to_string_lossy()))
+        }
+        Err(error) => return Err(error).with_context(|| path.display().to_string()),
+    };
     match (args.output, &verified) {
         (Output::Json, Ok(id)) => super::print(&json!({"valid": true, "key": id.to_string()}).to_string())?,
         (Output::Json, Err(refusal)) => super::print(&json!({"valid": false, "refusal": refusal}).to_string())?,
