@@ -82,7 +82,7 @@ async fn kwok_keeps_a_fleet_of_every_kind_alive_also_over_a_restart_of_the_api_s
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs Go to build a control plane: cargo test -p apgar-tests --release --test control_plane -- --ignored"]
-async fn the_shipped_rights_are_to_read_nodes_and_nothing_else() -> Result<()> {
+async fn the_shipped_rights_are_to_read_nodes_and_to_post_events_of_its_own() -> Result<()> {
     let plane = ControlPlane::start().await?;
     plane.create(&plain_node(0)).await?;
 
@@ -105,9 +105,14 @@ async fn the_shipped_rights_are_to_read_nodes_and_nothing_else() -> Result<()> {
         ("get", "secrets"),
         ("list", "leases.coordination.k8s.io"),
         ("create", "tokenreviews.authentication.k8s.io"),
+        // In its own namespace only.
+        ("create", "events"),
     ] {
         check_may(&plane, verb, resource, false).await?;
     }
+
+    let own = plane.kubectl_as(User::Apgar, &["auth", "can-i", "create", "events", "--namespace", "apgar"]).await?;
+    assert_eq!(String::from_utf8(own.stdout)?, "yes\n");
 
     // The API server may say so; it also has to do so.
     let listed = plane.kubectl_as(User::Apgar, &["get", "nodes", "-o", "name"]).await?;

@@ -10,12 +10,15 @@ use apgar_tests::control_plane::{SERVICE_ACCOUNT, repository};
 use serde_json::{Value, json};
 
 #[test]
-fn the_role_is_to_read_nodes_and_nothing_else() -> Result<()> {
+fn the_roles_are_to_read_nodes_and_to_post_events_of_its_own() -> Result<()> {
     let rbac = yaml("rbac.yaml")?;
     let rules = the(&rbac, "ClusterRole")?.pointer("/rules");
     assert_eq!(rules, Some(&json!([{"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "list", "watch"]}])));
     let kinds: Vec<_> = rbac.iter().filter_map(|object| object.get("kind")?.as_str()).collect();
-    assert_eq!(kinds, ["Namespace", "ServiceAccount", "ClusterRole", "ClusterRoleBinding"], "further rights?");
+    let expected = ["Namespace", "ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"];
+    assert_eq!(kinds, expected, "further rights?");
+    let rules = the(&rbac, "Role")?.pointer("/rules");
+    assert_eq!(rules, Some(&json!([{"apiGroups": [""], "resources": ["events"], "verbs": ["create"]}])));
     Ok(())
 }
 

@@ -12,6 +12,7 @@ use apgar_engine::{Engine, Finished, RegistryEvent};
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::announce::Announcer;
 use crate::clock::Clock;
 use crate::events::{Happened, Ring};
 use crate::http::Query;
@@ -65,6 +66,8 @@ pub struct Outbox {
     pub actor: Arc<Actor>,
     /// Where calls put what came of them.
     pub outcomes: mpsc::Sender<(AttemptId, Outcome)>,
+    /// Where warnings about plugins are announced.
+    pub announcer: Announcer,
     /// Keeps records; none in monitor-only mode without a usable state directory.
     pub store: Option<Writer>,
 }
@@ -392,6 +395,9 @@ impl Loop {
             self.metrics.plugin(&event);
             if self.events.push(event.clone(), now) {
                 log::plugin(&event);
+                if event.kind.is_warning() {
+                    self.out.announcer.announce(&event, now);
+                }
             }
         }
     }

@@ -10,15 +10,18 @@ use anyhow::{Context, bail};
 use apgar_core::decision::Mode;
 use apgar_core::fleet::Fleet;
 use apgar_core::supervision::{Record, Source};
+use apgar_core::time::Time;
 use apgar_core::verdict::CheckerKey;
 use apgar_engine::Compile;
 use kube::{Api, Client};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::announce::{Announcer, Pod};
 use crate::cli::DaemonArgs;
 use crate::clock::Clock;
 use crate::config::{ExecutorKind, Settings};
+use crate::events::Happened;
 use crate::executor::civo::CivoSettings;
 use crate::executor::{Civo, Executor};
 use crate::http::{self, Asker};
@@ -30,7 +33,7 @@ use crate::reconcile::{Inbox, Loop, Outbox};
 use crate::store::{Loaded, Store, Writer};
 use crate::supervise::{Plugins, Supervised};
 use crate::task::Tasks;
-use crate::{informer, kubernetes, reload, settings};
+use crate::{announce, informer, kubernetes, reload, settings};
 
 /// How long what is under way may take to end after SIGTERM: the whole stop stays below 5 s.
 const STOP_LIMIT: Duration = Duration::from_millis(2500);
@@ -49,6 +52,7 @@ pub struct Daemon {
     /// Where the API is.
     pub api: SocketAddr,
     reload: reload::Listeners,
+    announcements: Option<mpsc::Receiver<(Happened, Time)>>,
     tasks: Tasks,
     finished: oneshot::Receiver<()>,
     stop: oneshot::Sender<()>,
@@ -89,7 +93,10 @@ pub(crate) fn main(args: &DaemonArgs) -> anyhow::Result<ExitCode> {
     let ended = runtime.block_on(async {
         let listeners = Listeners::bind(&settings).await?;
         let client = kubernetes::client(kubernetes::config(&settings.kubeconfig).await?)?;
-        let mut daemon = Daemon::start(&settings, client, listeners, plugins::compile_in_child()?).await?;
+        let mut daemon = Daemon::start(&settings, client.clone(), listeners, plugins::compile_in_child()?).await?;
+        if let Some(pod) = settings::pod() {
+            daemon.announce(client, pod);
+        }
         daemon.follow(reload::Watched { file: args.config.clone(), flags: args.flags(), settings });
         tokio::select! {
             why = daemon.ended() => bail!("{why}"),
@@ -173,7 +180,9 @@ impl Daemon {
         let plugins = Plugins::new(supervised, clock.now());
 
         let actor = Actor { api: Api::all(client.clone()), engine: engine.clone(), executor };
-        let out = Outbox { engine, judged: judged_in, actor: Arc::new(actor), outcomes: outcomes_in, store: writer };
+        let (announcer, announcements) = Announcer::new();
+        let actor = Arc::new(actor);
+        let out = Outbox { engine, judged: judged_in, actor, outcomes: outcomes_in, announcer, store: writer };
         let metrics = Metrics::new(settings)?;
         let the_loop = Loop::new(clock, fleet, plugins, metrics, out, alarms);
         let inbox =
@@ -203,12 +212,19 @@ impl Daemon {
         tasks.spawn("metrics server", http::serve_metrics(listeners.metrics, asker.clone()));
         tasks.spawn("API server", http::serve_api(listeners.api, asker.clone()));
         tracing::info!(event = "listening", %metrics, %api, "metrics and API");
-        Ok(Self { asker, metrics, api, reload, tasks, finished, stop })
+        Ok(Self { asker, metrics, api, reload, announcements: Some(announcements), tasks, finished, stop })
     }
 
     /// Lets changes of the configuration file take effect.
     pub fn follow(&mut self, watched: reload::Watched) {
         self.tasks.spawn("configuration", reload::watch(watched, self.reload.clone()));
+    }
+
+    /// Announces warnings about plugins as Events on the Pod that the daemon runs in.
+    pub fn announce(&mut self, client: Client, pod: Pod) {
+        if let Some(announcements) = self.announcements.take() {
+            self.tasks.spawn("announcer", announce::run(client, pod, announcements));
+        }
     }
 
     /// Resolves when a part of the daemon ended, with the reason: a process without its loop, informer or metrics

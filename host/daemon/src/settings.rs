@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
+use crate::announce::Pod;
 use crate::config::{self, Flags, Settings, Sources, Warning};
 
 /// The configuration file that is read where none is named, if it is there.
@@ -37,6 +38,14 @@ pub fn for_command(file: Option<&Path>) -> anyhow::Result<Settings> {
 /// When it cannot be read.
 pub fn text(file: Option<&Path>) -> anyhow::Result<Option<String>> {
     Ok(find(file)?.map(|(_, text)| text))
+}
+
+/// The Pod that this process runs in, if the Deployment says so by `POD_NAME` and `POD_NAMESPACE`.
+#[must_use]
+pub fn pod() -> Option<Pod> {
+    let variable = |name| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
+    let set = |name| variable(name).filter(|value| !value.is_empty());
+    Some(Pod { namespace: set("POD_NAMESPACE")?, name: set("POD_NAME")?, uid: set("POD_UID") })
 }
 
 /// The named file, else the one at the default place, if it is there.
