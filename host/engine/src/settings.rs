@@ -44,6 +44,9 @@ fn pool() -> PoolingAllocationConfig {
         .max_core_instances_per_component(limits::CORE_INSTANCES)
         .max_memories_per_component(limits::MEMORIES)
         .max_tables_per_component(limits::TABLES)
+        // One module may have them all: by default it is one of each, whatever the component may have.
+        .max_memories_per_module(limits::MEMORIES)
+        .max_tables_per_module(limits::TABLES)
         .total_core_instances(limits::POOL_SLOTS * limits::CORE_INSTANCES)
         .total_memories(limits::POOL_SLOTS * limits::MEMORIES)
         .total_tables(limits::POOL_SLOTS * limits::TABLES)

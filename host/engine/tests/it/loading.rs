@@ -2,6 +2,7 @@
 
 use apgar_engine::{
     Candidate, Capability, Cause, Compile, Engine, EngineConfig, Grants, Limits, LoadError, RefusalReason, Stage,
+    limits,
 };
 use serde_json::json;
 
@@ -170,8 +171,16 @@ async fn a_memory_beyond_the_limit_is_one_before_it_is_made() {
 
 #[tokio::test]
 async fn a_component_with_more_parts_than_the_pool_has_room_for_is_a_death_in_linking() {
-    let more = minimal(&format!("{DESCRIBE} {CHECK} {}", "(memory 1)".repeat(4)));
-    died(candidate("gpu", &component("plugin", &more)), Cause::Link, Stage::Instantiate).await;
+    let with = |parts: &str, times| {
+        let text = minimal(&format!("{DESCRIBE} {CHECK} {}", parts.repeat(times)));
+        candidate("gpu", &component("plugin", &text))
+    };
+    let (memories, tables) = (limits::MEMORIES as usize, limits::TABLES as usize);
+    // The first memory is there in any case, and all of them may be one module's.
+    died(with("(memory 1)", memories), Cause::Link, Stage::Instantiate).await;
+    ENGINE.load(with("(memory 1)", memories - 1)).await.unwrap();
+    died(with("(table 1 funcref)", tables + 1), Cause::Link, Stage::Instantiate).await;
+    ENGINE.load(with("(table 1 funcref)", tables)).await.unwrap();
 }
 
 #[tokio::test]
