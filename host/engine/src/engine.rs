@@ -279,3 +279,99 @@ impl std::fmt::Debug for Engine {
         f.debug_struct("Engine").field("pooled", &self.inner.pooled).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use apgar_core::verdict::{UnknownCause, Verdict};
+    use wasmtime::StoreContextMut;
+
+    use super::*;
+    use crate::component::component;
+    use crate::death::{Cause, Death, Stage};
+
+    /// Asks for the node's name, and is well.
+    const ASKS: &str = r#"(module
+        (import "apgar:checker/node@0.1.0" "name" (func $name (param i32)))
+        (memory (export "memory") 1)
+        (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) (i32.const 4096))
+        (func (export "apgar:checker/checker@0.1.0#describe") (result i32) (i32.const 512))
+        (func (export "apgar:checker/checker@0.1.0#check") (result i32)
+          (call $name (i32.const 1024)) (i32.store8 (i32.const 608) (i32.const 1)) (i32.const 600)))"#;
+
+    /// An engine whose answer to `name` is a panic on one node. No import of ours panics, so the tests bring one.
+    fn engine(panics_on: &'static str) -> Engine {
+        let mut engine = Engine::new(EngineConfig { cache_dir: None, compile: Compile::InProcess }).unwrap();
+        let linker = &mut Arc::get_mut(&mut engine.inner).unwrap().linker;
+        linker.allow_shadowing(true);
+        let mut node = linker.instance("apgar:checker/node@0.1.1").unwrap();
+        node.func_wrap("name", move |mut store: StoreContextMut<'_, Host>, (): ()| {
+            let node = store.data_mut().asked(0)?;
+            assert_ne!(node.name.as_str(), panics_on, "an import of ours");
+            Ok((node.name.as_str().to_owned(),))
+        })
+        .unwrap();
+        engine
+    }
+
+    fn candidate(name: &str, text: &str) -> Candidate {
+        Candidate {
+            key: CheckerKey::from(name),
+            bytes: component("plugin", text),
+            settings: serde_json::json!({}),
+            grants: Grants::new(),
+            limits: Limits::default(),
+            source: Source::Directory,
+        }
+    }
+
+    fn is_ours(death: &Death, stage: Stage) {
+        assert_eq!((death.cause, death.stage), (Cause::HostPanic, stage), "{death}");
+        assert!(death.detail.contains("an import of ours"), "{death}");
+    }
+
+    /// More of them than there are permits in the engine, or slots in its pool: each is given back.
+    #[tokio::test]
+    async fn a_panic_of_ours_ends_one_check_and_nothing_else() {
+        const PANICS: u64 = 2 * crate::limits::POOL_SLOTS as u64;
+        let engine = engine("panics");
+        let plugin = engine.load(candidate("asks", ASKS)).await.unwrap();
+        let job = |id: u64, name: &str| Job { id, plugin: plugin.clone(), node: Arc::new(Node::named(name)) };
+        let jobs = (0..PANICS).flat_map(|id| [job(2 * id, "panics"), job(2 * id + 1, "well")]).collect();
+        let (done, mut finished) = mpsc::channel(4);
+        engine.submit(jobs, done);
+        let mut answered = 0;
+        while let Some(batch) = finished.recv().await {
+            for Finished { id, result, .. } in batch {
+                answered += 1;
+                assert_eq!(result.fault, None);
+                assert!(!result.remember || id % 2 == 1);
+                match (id % 2, &result.verdict, &result.death) {
+                    (0, Verdict::Unknown(why), Some(death)) => {
+                        is_ours(death, Stage::Check);
+                        assert_eq!(why.cause, UnknownCause::Crashed);
+                    }
+                    (1, Verdict::Pass(_), None) => {}
+                    _ => panic!("{id}: {result:?}"),
+                }
+            }
+        }
+        assert_eq!(answered, 2 * PANICS);
+        let done = engine.check(&plugin, Arc::new(Node::named("well"))).await;
+        assert_eq!(done.verdict.result(), "pass", "{done:?}");
+    }
+
+    #[tokio::test]
+    async fn a_panic_of_ours_in_a_start_is_a_death_of_that_start() {
+        let engine = engine("apgar-self-check");
+        for _ in 0..4 {
+            let LoadError::Death(death) = engine.load(candidate("asks", ASKS)).await.unwrap_err() else {
+                panic!("it was the guest's doing");
+            };
+            is_ours(&death, Stage::SelfCheck);
+        }
+        let does_not_ask = ASKS.replace("(call $name (i32.const 1024))", "");
+        let plugin = engine.load(candidate("does-not", &does_not_ask)).await.unwrap();
+        let done = engine.check(&plugin, Arc::new(Node::named("well"))).await;
+        assert_eq!(done.verdict.result(), "pass", "{done:?}");
+    }
+}

@@ -11,6 +11,10 @@ mod cache;
 mod check;
 mod clock;
 mod compile;
+#[cfg(test)]
+#[path = "../tests/it/component.rs"]
+#[expect(dead_code, reason = "its guest is for the tests outside")]
+mod component;
 mod death;
 mod directory;
 mod drain;
