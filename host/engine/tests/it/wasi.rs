@@ -15,7 +15,9 @@ const WIT: &str = "
     world plugin {
         import apgar:checker/node@0.1.0;
         import wasi:cli/exit@0.2.6; import wasi:cli/stdout@0.2.6; import wasi:io/streams@0.2.6;
-        import wasi:io/poll@0.2.6; import wasi:clocks/monotonic-clock@0.2.6; import wasi:random/random@0.2.6;
+        import wasi:io/poll@0.2.6;
+        import wasi:clocks/monotonic-clock@0.2.6; import wasi:clocks/wall-clock@0.2.6;
+        import wasi:random/random@0.2.6; import wasi:random/insecure@0.2.6; import wasi:random/insecure-seed@0.2.6;
         export apgar:checker/checker@0.1.0;
     }
     package wasi:cli@0.2.6 {
@@ -39,8 +41,16 @@ const WIT: &str = "
             now: func() -> u64;
             subscribe-duration: func(when: u64) -> pollable;
         }
+        interface wall-clock {
+            record datetime { seconds: u64, nanoseconds: u32 }
+            now: func() -> datetime;
+        }
     }
-    package wasi:random@0.2.6 { interface random { get-random-u64: func() -> u64; } }
+    package wasi:random@0.2.6 {
+        interface random { get-random-u64: func() -> u64; }
+        interface insecure { get-insecure-random-u64: func() -> u64; }
+        interface insecure-seed { insecure-seed: func() -> tuple<u64, u64>; }
+    }
 ";
 
 static GUEST: LazyLock<Arc<[u8]>> = LazyLock::new(|| world(WIT, include_str!("wasi.wat")));
@@ -53,6 +63,7 @@ async fn check(plugin: &Arc<Plugin>, name: &str) -> CheckDone {
     ENGINE.check(plugin, node(name)).await
 }
 
+/// All five that could tell one check from another, added up in the threshold.
 #[tokio::test]
 async fn clocks_and_random_numbers_stand_still_so_the_guest_is_pure() {
     let plugin = plugin().await;

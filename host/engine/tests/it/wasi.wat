@@ -8,7 +8,10 @@
   (import "wasi:io/poll@0.2.6" "[method]pollable.block" (func $block (param i32)))
   (import "wasi:clocks/monotonic-clock@0.2.6" "subscribe-duration" (func $sleep (param i64) (result i32)))
   (import "wasi:clocks/monotonic-clock@0.2.6" "now" (func $now (result i64)))
+  (import "wasi:clocks/wall-clock@0.2.6" "now" (func $time_of_day (param i32)))
   (import "wasi:random/random@0.2.6" "get-random-u64" (func $random (result i64)))
+  (import "wasi:random/insecure@0.2.6" "get-insecure-random-u64" (func $insecure (result i64)))
+  (import "wasi:random/insecure-seed@0.2.6" "insecure-seed" (func $seed (param i32)))
   (memory (export "memory") 1)
   (data (i32.const 64) "Fine")
   (data (i32.const 80) "one\0atwo\0a")
@@ -30,8 +33,14 @@
           (br_if $print (i32.lt_u (local.get $lines) (i32.const 40))))))
     (i32.store8 (i32.const 608) (i32.const 1))
     (i32.store (i32.const 612) (i32.const 64)) (i32.store (i32.const 616) (i32.const 4))
-    ;; what a clock and a random number say, as a threshold of less than a day
+    ;; what clocks and random numbers say, as a threshold of less than a day
+    (call $time_of_day (i32.const 800))
+    (call $seed (i32.const 816))
     (i64.store (i32.const 624)
-      (i64.rem_u (i64.add (call $now) (call $random)) (i64.const 86400000)))
+      (i64.rem_u
+        (i64.add (i64.add (i64.add (call $now) (i64.add (i64.load (i32.const 800)) (i64.load32_u (i32.const 808))))
+            (i64.add (call $random) (call $insecure)))
+          (i64.add (i64.load (i32.const 816)) (i64.load (i32.const 824))))
+        (i64.const 86400000)))
     (i32.const 600))
 )
