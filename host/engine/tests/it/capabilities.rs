@@ -167,6 +167,21 @@ async fn an_endless_body_is_cut_and_its_connection_closed() {
     assert_eq!(ended.recv(), Ok(true));
 }
 
+#[tokio::test]
+async fn endless_headers_are_an_error_and_their_connection_closed() {
+    let (port, ended) = server(|mut stream| {
+        if stream.write_all(b"HTTP/1.1 200 OK\r\n").is_err() {
+            return false;
+        }
+        while stream.write_all(b"x-more: xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\r\n").is_ok() {}
+        true
+    });
+    let plugin = asker(1, &[format!("http://127.0.0.1:{port}")]).await;
+    let done = check(&plugin, &format!("http://127.0.0.1:{port}/")).await;
+    assert!(said(&done).contains("message head is too large"), "{done:?}");
+    assert_eq!(ended.recv(), Ok(true));
+}
+
 /// Returns what was stored, after it stored so many bytes; traps before that on a node named `x`.
 async fn keeper(name: &str, bytes: u32) -> Arc<Plugin> {
     let fields = r#"(import "apgar:checker/memory@0.1.1" "load" (func $load (param i32)))
