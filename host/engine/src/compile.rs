@@ -105,6 +105,8 @@ async fn in_child(program: &Path, bytes: &[u8], deadline: Duration, out: File) -
         (worker.wait().await, said)
     };
     let Ok((status, said)) = tokio::time::timeout(patience, work).await else {
+        // Gone before the next one begins: there is room for one at a time.
+        worker.kill().await.map_err(|error| cannot("cannot be ended", error))?;
         return Err(format!("not done after {} s", patience.as_secs()));
     };
     let status = status.map_err(|error| cannot("cannot be waited for", error))?;
