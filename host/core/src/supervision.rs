@@ -161,6 +161,8 @@ struct Slot {
     file: Option<Offer>,
     /// False while a proven override may still have its file: a directory that was not read proves nothing.
     removed: bool,
+    /// It served before the daemon was started: it is missed until it does again.
+    missed: bool,
     told: Told,
 }
 
@@ -220,7 +222,8 @@ impl Supervisor {
     pub fn restore(&mut self, records: BTreeMap<CheckerKey, Record>, now: Time) {
         for (name, record) in records {
             let restart = self.policy.of(&name).clone();
-            let mut slot = Slot { stored: record.clone(), record, ..Slot::default() };
+            let missed = record.good.is_some();
+            let mut slot = Slot { stored: record.clone(), record, missed, ..Slot::default() };
             for entry in slot.record.ledger.values_mut() {
                 entry.next = entry.next.map(|next| next.min(now + restart.backoff_cap));
                 entry.last.at = entry.last.at.min(now);
@@ -306,8 +309,9 @@ impl Supervisor {
     /// The word for a plugin: the first that fits (`supervision` 2.1).
     #[must_use]
     pub fn state(&self, name: &CheckerKey, now: Time) -> Option<PluginState> {
-        let record = self.record(name)?;
-        let due = |track: &Track| record.due_at(track, now);
+        let slot = self.plugins.get(name)?;
+        let record = &slot.record;
+        let due = |track: &Track| record.due_at(track, now).filter(|_| Self::may_start(slot, track));
         let any = |fits: &dyn Fn(&Track) -> bool| record.tracks().any(fits);
         Some(if !self.policy.of(name).enabled {
             PluginState::Stopped
@@ -497,6 +501,12 @@ impl Supervisor {
         slot.record.ledger.clear();
         slot.record.tracks_mut().for_each(|track| track.pairs.clear());
         if slot.bundled.is_some() {
+            // What is built in takes the place of an override that answers; of one that does not, nothing is left.
+            if let Some(good) = slot.record.good.take_if(|good| good.source == Source::Directory && !good.is_serving())
+                && good.is_started()
+            {
+                self.turn.decisions.push(Decision::Stop(name.clone(), good.start));
+            }
             return self.asked(name, now);
         }
         self.stop_all(name);
@@ -795,7 +805,8 @@ impl Supervisor {
             return;
         };
         let is_none = slot.record.tracks().next().is_none();
-        let waits = slot.record.tracks().any(|track| track.run == Run::Loading) && slot.told == Told::Nothing;
+        let loading = slot.record.tracks().any(|track| track.run == Run::Loading);
+        let waits = loading && !slot.missed && slot.told == Told::Nothing;
         let tell = match slot.record.answering() {
             _ if is_none || !enabled => Told::Gone,
             Some(track) => Told::Answers(track.start),

@@ -174,7 +174,7 @@ impl Metrics {
     }
 
     /// Counts deaths of plugins.
-    pub fn deaths(&self, deaths: &[(CheckerKey, supervision::Cause, Booked)]) {
+    pub fn deaths<'a>(&self, deaths: impl Iterator<Item = &'a (CheckerKey, supervision::Cause, Booked)>) {
         for (plugin, cause, booked) in deaths {
             self.deaths.with_label_values(&[plugin.as_str(), cause.as_str(), booked.as_str()]).inc();
         }

@@ -145,10 +145,14 @@ fn restart(checker: &config::Checker) -> Restart {
 pub fn wishes(checkers: &config::Checkers) -> Wishes {
     let bundled: BTreeSet<CheckerKey> = BUNDLED.iter().map(|(name, _)| CheckerKey::from(*name)).collect();
     let named = || checkers.named.iter().map(|(name, checker)| (CheckerKey::from(name.as_str()), checker));
-    let required = named().filter(|(_, checker)| checker.required && checker.enabled).map(|(name, _)| name);
+    let expected: BTreeSet<CheckerKey> = bundled.iter().cloned().chain(named().map(|(name, _)| name)).collect();
+    let required = expected.iter().filter(|name| {
+        let checker = checkers.of(name.as_str());
+        checker.required && checker.enabled
+    });
     Wishes {
-        required: required.collect(),
-        expected: bundled.iter().cloned().chain(named().map(|(name, _)| name)).collect(),
+        required: required.cloned().collect(),
+        expected: expected.clone(),
         bundled,
         drain_timeout: checkers.drain_timeout,
     }

@@ -277,7 +277,9 @@ impl Loop {
         let turn = self.fleet.turn(now, inputs);
         self.tell(&turn.events);
         self.remember(supervised.happened, now);
-        self.metrics.deaths(&supervised.deaths);
+        // A plugin that is gone keeps no series.
+        let deaths = supervised.deaths.iter().filter(|(name, ..)| !supervised.gone.contains(name));
+        self.metrics.deaths(deaths.filter(|(name, ..)| self.plugins.is_known(name)));
         supervised.gone.iter().for_each(|name| self.metrics.forget_plugin(name));
         let batch = Batch { nodes: turn.writes.into_iter().collect(), plugins: supervised.writes };
         let mut stored = self.store(batch, turn.decisions.len() + supervised.starts.len());
@@ -299,7 +301,13 @@ impl Loop {
             Event::Nodes(changes) => changes.into_iter().filter_map(|change| self.node_input(change, now)).collect(),
             Event::Judged(batches) => {
                 let judged: Vec<Finished> = batches.into_iter().flatten().collect();
-                judged.iter().for_each(|done| self.plugins.judged(done, now));
+                for done in &judged {
+                    self.plugins.judged(done, now);
+                    // Nothing is held against a node that is gone.
+                    if done.result.death.is_some() && self.fleet.node(done.node.name.as_str()).is_none() {
+                        self.plugins.node_gone(&done.node.name);
+                    }
+                }
                 return (Vec::new(), judged);
             }
             Event::Plugins(event) => {

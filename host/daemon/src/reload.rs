@@ -25,7 +25,9 @@ pub struct Watched {
     pub file: Option<PathBuf>,
     /// They go before the file, whatever it says.
     pub flags: Flags,
-    /// What holds now.
+    /// Its text when it was read.
+    pub text: Option<String>,
+    /// What was made of that, and holds now.
     pub settings: Settings,
 }
 
@@ -42,7 +44,7 @@ pub struct Listeners {
 
 /// Watches until the process ends.
 pub async fn watch(mut watched: Watched, listeners: Listeners) {
-    let mut seen = text(&watched).await;
+    let mut seen = watched.text.take();
     let mut once = None;
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
@@ -90,7 +92,7 @@ impl Listeners {
             self.registry.trust(Arc::clone(&configuration.trusted_keys));
             self.directory.trust(Arc::clone(&configuration.trusted_keys)).await;
         }
-        self.registry.configure(configuration).await;
+        self.registry.reconfigure(configuration);
     }
 }
 

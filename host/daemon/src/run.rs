@@ -84,6 +84,8 @@ impl Listeners {
 /// # Errors
 /// When the daemon cannot start, or one of its servers dies.
 pub(crate) fn main(args: &DaemonArgs) -> anyhow::Result<ExitCode> {
+    // Before it is read in earnest: a change between the two is then seen as one.
+    let text = settings::text(args.config.as_deref())?;
     let (settings, warnings) = settings::load(args.config.as_deref(), args.flags())?;
     log::start(&settings);
     for warning in &warnings {
@@ -97,7 +99,7 @@ pub(crate) fn main(args: &DaemonArgs) -> anyhow::Result<ExitCode> {
         if let Some(pod) = settings::pod() {
             daemon.announce(client, pod);
         }
-        daemon.follow(reload::Watched { file: args.config.clone(), flags: args.flags(), settings });
+        daemon.follow(reload::Watched { file: args.config.clone(), flags: args.flags(), text, settings });
         tokio::select! {
             why = daemon.ended() => bail!("{why}"),
             signal = signal() => tracing::info!(event = "stopping", signal = signal?, "stopping"),

@@ -132,6 +132,9 @@ impl Plugins {
     #[must_use]
     pub fn new(supervised: Supervised, now: Time) -> Self {
         let Supervised { policy, wishes, records, dropped, engine, registry, directory, settled } = supervised;
+        // What served before is missed from the start: its verdicts are unknown, not forgotten.
+        let served = records.iter().filter(|(_, record)| record.good.is_some()).map(|(name, _)| name.clone());
+        let told = served.collect();
         let mut supervisor = Supervisor::new(policy);
         supervisor.restore(records, now);
         Self {
@@ -144,7 +147,7 @@ impl Plugins {
             happened: dropped.into_iter().map(dropped_record).collect(),
             alive: BTreeMap::new(),
             ending: Vec::new(),
-            told: BTreeSet::new(),
+            told,
             states: BTreeMap::new(),
             usage: BTreeMap::new(),
             settled: Some(settled),
@@ -287,7 +290,6 @@ impl Plugins {
                     for (_, other) in starts.iter().filter(|(number, _)| **number != start) {
                         // It may be the fallback: what it is asked later is not affected.
                         other.drain(self.wishes.drain_timeout);
-                        self.ending.push(Arc::downgrade(other));
                     }
                     if let Some(plugin) = starts.get(&start) {
                         turn.inputs.push(Input::CheckerServes(view::checker(plugin)));
@@ -311,7 +313,8 @@ impl Plugins {
         }
         self.bury();
         self.note_states(now);
-        if self.is_settled()
+        if self.settled.is_some()
+            && self.is_settled()
             && let Some(settled) = self.settled.take()
         {
             // Nobody waits if the daemon is stopping already.
@@ -432,6 +435,12 @@ impl Plugins {
         self.usage.get(name).copied().unwrap_or_default()
     }
 
+    /// Whether there is such a plugin.
+    #[must_use]
+    pub fn is_known(&self, name: &CheckerKey) -> bool {
+        self.states.contains_key(name)
+    }
+
     /// Whether the fleet knows the plugin, so that its series may exist.
     #[must_use]
     pub fn is_told(&self, name: &CheckerKey) -> bool {
@@ -449,7 +458,8 @@ impl Plugins {
         let required = self.wishes.required.iter().filter(|name| self.answering(name).is_none());
         let mut reasons: Vec<String> =
             required.map(|name| format!("the required checker {} does not serve", name.as_str())).collect();
-        if self.alive.is_empty() {
+        let enabled = self.supervisor.plugins().any(|(name, _)| self.supervisor.policy(name).enabled);
+        if self.alive.is_empty() && (enabled || self.settled.is_some()) {
             reasons.push("no checker serves".to_owned());
         }
         reasons

@@ -26,6 +26,12 @@ use crate::signature::PublicKey;
 /// protects more than a count that survives.
 const STORED_WITHIN: Duration = Duration::from_secs(5);
 
+/// When what nothing names is first removed from the disk: not while a start still looks for its bytes.
+const FIRST_TIDY: Duration = Duration::from_secs(60 * 60);
+
+/// And how often after that.
+const TIDY_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// A plugin that is built into the daemon.
 #[derive(Debug, Clone)]
 pub struct Bundled {
@@ -158,6 +164,9 @@ struct Inner {
     keeping: Mutex<()>,
     /// Never held while anything waits.
     state: Mutex<State>,
+    reconfigure: mpsc::UnboundedSender<Configuration>,
+    /// Until it runs.
+    reconfigured: Mutex<Option<mpsc::UnboundedReceiver<Configuration>>>,
 }
 
 struct State {
@@ -211,14 +220,36 @@ impl Registry {
             loading: BTreeMap::new(),
         };
         let (offering, keeping, state) = (tokio::sync::Mutex::default(), Mutex::default(), Mutex::new(state));
-        Self { inner: Arc::new(Inner { engine, events, offering, keeping, state }) }
+        let (reconfigure, reconfigured) = mpsc::unbounded_channel();
+        let reconfigured = Mutex::new(Some(reconfigured));
+        Self { inner: Arc::new(Inner { engine, events, offering, keeping, state, reconfigure, reconfigured }) }
     }
 
     /// Offers what is built in, and then what the directory finds until it ends.
     pub async fn run(&self, mut found: mpsc::Receiver<DirectoryEvent>) {
         self.offer_all().await;
-        while let Some(event) = found.recv().await {
-            self.apply(event).await;
+        let reconfigured = crate::lock(&self.inner.reconfigured).take();
+        let mut reconfigured = reconfigured.unwrap_or_else(|| mpsc::unbounded_channel().1);
+        let mut tidy = tokio::time::interval_at(tokio::time::Instant::now() + FIRST_TIDY, TIDY_EVERY);
+        loop {
+            tokio::select! {
+                biased;
+                // Whatever was read before another configuration comes first: signatures read for new keys are there
+                // when everything is examined by them.
+                event = found.recv() => match event {
+                    Some(event) => self.apply(event).await,
+                    None => return,
+                },
+                Some(configuration) = reconfigured.recv() => self.configure(configuration).await,
+                _ = tidy.tick() => self.prune(),
+            }
+        }
+    }
+
+    /// Takes in another configuration, once what the directory has found is applied.
+    pub fn reconfigure(&self, configuration: Configuration) {
+        if self.inner.reconfigure.send(configuration).is_err() {
+            tracing::debug!("the plugin registry does not run any more");
         }
     }
 
@@ -273,7 +304,11 @@ impl Registry {
             crate::lock(&self.inner.state).kept.iter().map(|(name, kept)| (name.clone(), kept.clone())).collect();
         for (name, prepared) in kept {
             let generation = prepared.kept.generation;
-            if let Err(refusal) = self.inner.candidate(&name, prepared).await {
+            let examined = self.inner.candidate(&name, prepared).await;
+            // Bytes that are not to be had are of interest at a start, and to nobody who serves.
+            if let Err(refusal) = examined
+                && refusal.reason != RefusalReason::BytesUnavailable
+            {
                 self.inner.tell(RegistryEvent::Rejected { name, generation, refusal }).await;
             }
         }
@@ -330,34 +365,14 @@ impl Registry {
         };
         state.kept.insert(name.clone(), prepared);
         drop(state);
-        self.write_kept(name.clone());
+        self.inner.write_kept(name.clone());
     }
 
     /// Keeps nothing of that name any more.
     pub fn forget(&self, name: &CheckerKey) {
         crate::lock(&self.inner.state).kept.remove(name);
         self.inner.engine.forget_plugin(name);
-        self.write_kept(name.clone());
-    }
-
-    /// Brings the disk in line with what is kept of a name, whatever it is by then.
-    fn write_kept(&self, name: CheckerKey) {
-        let inner = self.inner.clone();
-        tokio::task::spawn_blocking(move || {
-            let _one_at_a_time = crate::lock(&inner.keeping);
-            let kept = crate::lock(&inner.state).kept.get(&name).cloned();
-            let shelf = &inner.engine.inner.shelf;
-            let Some(Prepared { kept, bytes }) = kept else {
-                shelf.forget(&name);
-                return;
-            };
-            // What is built in is not on disk yet, and a file may have been tidied away.
-            let put = bytes.read().map(|read| shelf.put(read, bytes.digest())).map_err(|refusal| refusal.message);
-            let written = put.and_then(|_| shelf.keep(&name, &kept).map_err(|error| error.to_string()));
-            if let Err(why) = written {
-                tracing::warn!(plugin = name.as_str(), why, "the good generation of a checker cannot be kept");
-            }
-        });
+        self.inner.write_kept(name.clone());
     }
 
     /// What holds for a plugin.
@@ -385,6 +400,39 @@ impl Registry {
 }
 
 impl Inner {
+    /// Brings the disk in line with what is kept of a name, whatever it is by then.
+    fn write_kept(self: &Arc<Self>, name: CheckerKey) {
+        let inner = self.clone();
+        tokio::task::spawn_blocking(move || {
+            let _one_at_a_time = crate::lock(&inner.keeping);
+            let kept = crate::lock(&inner.state).kept.get(&name).cloned();
+            let shelf = &inner.engine.inner.shelf;
+            let Some(Prepared { kept, bytes }) = kept else {
+                shelf.forget(&name);
+                return;
+            };
+            // What is built in is not on disk yet, and a file may have been tidied away.
+            let put = bytes.read().map(|read| shelf.put(read, bytes.digest())).map_err(|refusal| refusal.message);
+            let written = put.and_then(|_| shelf.keep(&name, &kept).map_err(|error| error.to_string()));
+            if let Err(why) = written {
+                tracing::warn!(plugin = name.as_str(), why, "the good generation of a checker cannot be kept");
+            }
+        });
+    }
+
+    /// The good generation may have been signed anew: by a key that is still trusted when the old one is not.
+    fn keep_anew(self: &Arc<Self>, name: &CheckerKey, prepared: Prepared) {
+        let mut state = crate::lock(&self.state);
+        let Some(kept) = state.kept.get_mut(name) else {
+            return;
+        };
+        if kept.kept.generation == prepared.kept.generation && kept.kept != prepared.kept {
+            *kept = prepared;
+            drop(state);
+            self.write_kept(name.clone());
+        }
+    }
+
     async fn tell(&self, event: RegistryEvent) {
         if self.events.send(event).await.is_err() {
             tracing::debug!("nobody listens to the plugin registry any more");
@@ -410,12 +458,22 @@ impl Inner {
                 let signature = signature.as_deref().map(str::to_owned);
                 let prepared =
                     Prepared { kept: Kept { generation, source, settings, grants, limits, signature }, bytes };
-                crate::lock(&self.state).offered.insert((name.clone(), source), prepared.clone());
-                let candidate = self.candidate(&name, prepared).await;
+                let before = crate::lock(&self.state).offered.insert((name.clone(), source), prepared.clone());
+                let candidate = self.candidate(&name, prepared.clone()).await;
                 let admission = match candidate {
                     Ok(candidate) => admitted(candidate).await,
+                    // It was admitted before, and may serve: its bytes are of interest at the next start.
+                    Err(refusal)
+                        if refusal.reason == RefusalReason::BytesUnavailable
+                            && before.is_some_and(|before| before.kept.generation == generation) =>
+                    {
+                        return;
+                    }
                     Err(refusal) => Err(refusal),
                 };
+                if admission.is_ok() {
+                    self.keep_anew(&name, prepared);
+                }
                 Offer { generation, admission: admission.map_err(|refusal| (refusal.reason, refusal.message)) }
             }
         };
