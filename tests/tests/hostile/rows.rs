@@ -152,12 +152,16 @@ const ROWS: [(&str, &[&str]); 35] = [
         "is written in pieces, renamed, swapped",
         &[
             "host/engine/src/directory.rs::a_configmap_swap_is_one_change",
-            "tests/tests/daemon.rs::checkers_come_and_go_without_a_restart_and_bad_ones_change_nothing",
+            "tests/tests/daemon/main.rs::checkers_come_and_go_without_a_restart_and_bad_ones_change_nothing",
+            "tests/tests/reload.rs::a_file_written_in_every_way_beside_twenty_checkers_costs_no_check_and_serves_nothing_torn",
         ],
     ),
     (
         "is rewritten with the same bytes",
-        &["host/engine/src/directory.rs::a_file_is_found_once_and_again_when_it_changes"],
+        &[
+            "host/engine/src/directory.rs::a_file_is_found_once_and_again_when_it_changes",
+            "tests/tests/reload.rs::a_file_written_in_every_way_beside_twenty_checkers_costs_no_check_and_serves_nothing_torn",
+        ],
     ),
     (
         "arrives with 999 others",
@@ -181,7 +185,10 @@ const ROWS: [(&str, &[&str]); 35] = [
     ),
     (
         "passes the self-check and crashes on real nodes",
-        &["host/core/src/supervision/scenarios.rs::p_87_p_88_three_crashes_on_probation_give_it_up"],
+        &[
+            "host/core/src/supervision/scenarios.rs::p_87_p_88_three_crashes_on_probation_give_it_up",
+            "tests/tests/daemon/supervision.rs::p_47_p_87_p_88_p_90_p_67_a_bad_version_is_taken_back_and_the_good_one_outlives_its_file",
+        ],
     ),
     (
         "crashes the day after",
@@ -217,7 +224,7 @@ const ROWS: [(&str, &[&str]); 35] = [
         &[
             "host/engine/src/directory.rs::a_lost_directory_removes_nothing",
             "host/engine/src/directory.rs::the_only_file_may_go_but_two_do_not_vanish_at_once",
-            "tests/tests/daemon.rs::p_63_a_directory_that_is_suddenly_empty_keeps_all_until_a_person_says_otherwise",
+            "tests/tests/daemon/main.rs::p_63_a_directory_that_is_suddenly_empty_keeps_all_until_a_person_says_otherwise",
         ],
     ),
 ];

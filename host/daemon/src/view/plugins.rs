@@ -28,6 +28,8 @@ fn plugin(plugins: &Plugins, name: &CheckerKey, record: &Record, now: Time) -> V
         "state": supervisor.state(name, now),
         "since": plugins.since(name).map(rfc3339),
         "required": plugins.wishes.required.contains(name),
+        // What a plugin says of itself is known while it is alive.
+        "version": alive.map(|plugin| plugin.description().version.as_str()),
         "generation": shown.map(|track| track.generation.to_string()),
         "digest": shown.and_then(|track| track.generation.bytes),
         "start": shown.map(|track| track.start).filter(|start| *start > 0),
@@ -51,7 +53,6 @@ fn plugin(plugins: &Plugins, name: &CheckerKey, record: &Record, now: Time) -> V
     if let (Some(fields), Some(plugin)) = (value.as_object_mut(), alive) {
         let (described, compiled) = (plugin.description(), plugin.compiled());
         let more = json!({
-            "version": described.version,
             "description": described,
             "size": plugin.size(),
             "compiledSize": compiled.size,
