@@ -321,10 +321,13 @@ impl Supervisor {
             PluginState::Loading
         } else if any(&|track| due(track).is_some()) {
             PluginState::Crashed
-        } else if any(&|track| track.run == Run::Down) {
+        } else if any(&|track| record.track_state(track) == TrackState::Saturated) {
             PluginState::Failed
-        } else {
+        } else if any(&|track| matches!(track.run, Run::Refused(_))) {
             PluginState::Refused
+        } else {
+            // Restored, and the directory has not been read yet.
+            PluginState::Loading
         })
     }
 

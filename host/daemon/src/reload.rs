@@ -92,7 +92,7 @@ impl Listeners {
             self.registry.trust(Arc::clone(&configuration.trusted_keys));
             self.directory.trust(Arc::clone(&configuration.trusted_keys)).await;
         }
-        self.registry.reconfigure(configuration);
+        self.registry.reconfigure(configuration).await;
     }
 }
 

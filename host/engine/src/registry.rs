@@ -26,6 +26,9 @@ use crate::signature::PublicKey;
 /// protects more than a count that survives.
 const STORED_WITHIN: Duration = Duration::from_secs(5);
 
+/// Configurations that wait: a file is changed by hand.
+const RECONFIGURING: usize = 1;
+
 /// When what nothing names is first removed from the disk: not while a start still looks for its bytes.
 const FIRST_TIDY: Duration = Duration::from_secs(60 * 60);
 
@@ -164,9 +167,9 @@ struct Inner {
     keeping: Mutex<()>,
     /// Never held while anything waits.
     state: Mutex<State>,
-    reconfigure: mpsc::UnboundedSender<Configuration>,
+    reconfigure: mpsc::Sender<Configuration>,
     /// Until it runs.
-    reconfigured: Mutex<Option<mpsc::UnboundedReceiver<Configuration>>>,
+    reconfigured: Mutex<Option<mpsc::Receiver<Configuration>>>,
 }
 
 struct State {
@@ -220,7 +223,7 @@ impl Registry {
             loading: BTreeMap::new(),
         };
         let (offering, keeping, state) = (tokio::sync::Mutex::default(), Mutex::default(), Mutex::new(state));
-        let (reconfigure, reconfigured) = mpsc::unbounded_channel();
+        let (reconfigure, reconfigured) = mpsc::channel(RECONFIGURING);
         let reconfigured = Mutex::new(Some(reconfigured));
         Self { inner: Arc::new(Inner { engine, events, offering, keeping, state, reconfigure, reconfigured }) }
     }
@@ -229,7 +232,7 @@ impl Registry {
     pub async fn run(&self, mut found: mpsc::Receiver<DirectoryEvent>) {
         self.offer_all().await;
         let reconfigured = crate::lock(&self.inner.reconfigured).take();
-        let mut reconfigured = reconfigured.unwrap_or_else(|| mpsc::unbounded_channel().1);
+        let mut reconfigured = reconfigured.unwrap_or_else(|| mpsc::channel(RECONFIGURING).1);
         let mut tidy = tokio::time::interval_at(tokio::time::Instant::now() + FIRST_TIDY, TIDY_EVERY);
         loop {
             tokio::select! {
@@ -247,8 +250,8 @@ impl Registry {
     }
 
     /// Takes in another configuration, once what the directory has found is applied.
-    pub fn reconfigure(&self, configuration: Configuration) {
-        if self.inner.reconfigure.send(configuration).is_err() {
+    pub async fn reconfigure(&self, configuration: Configuration) {
+        if self.inner.reconfigure.send(configuration).await.is_err() {
             tracing::debug!("the plugin registry does not run any more");
         }
     }

@@ -49,11 +49,11 @@ impl World {
     /// A healthy node of this name: the guest of `tests/guests` misbehaves on it as the name says.
     fn add_node(&self, name: &str) -> Result<()> {
         let mut node = self.server.nodes().get(&self.name(0)?).context("a node to copy")?;
-        node["metadata"]["name"] = name.into();
-        node["spec"]["providerID"] = format!("civo://{name}").into();
-        if let Some(metadata) = node["metadata"].as_object_mut() {
-            metadata.remove("uid");
-        }
+        let metadata = node.get_mut("metadata").and_then(Value::as_object_mut).context("metadata")?;
+        metadata.insert("name".to_owned(), name.into());
+        metadata.remove("uid");
+        let spec = node.get_mut("spec").and_then(Value::as_object_mut).context("a spec")?;
+        spec.insert("providerID".to_owned(), format!("civo://{name}").into());
         self.server.nodes().apply(node).map_err(|r| anyhow::anyhow!("{r}"))?;
         Ok(())
     }
@@ -94,7 +94,7 @@ impl Daemon {
     /// What happened of this kind to this plugin, the latest first.
     async fn events(&self, kind: &str, plugin: &str) -> Result<Vec<Value>> {
         let events = self.api("/api/v1/events").await?;
-        let items = events["items"].as_array().context("no events")?.iter();
+        let items = events.get("items").and_then(Value::as_array).context("no events")?.iter();
         Ok(items.filter(|event| event["kind"] == kind && event["plugin"] == plugin).cloned().collect())
     }
 
@@ -391,6 +391,54 @@ async fn p_01_to_p_05_p_31_to_p_33_p_74_p_76_p_77_crashes_are_remembered_over_ev
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn p_34_p_49_p_50_other_settings_are_swapped_in_and_a_broken_file_is_not_used() -> Result<()> {
+    let world = World::new(&Story::new()).await?;
+    let daemon = world.start(FAST).await?;
+    let before = daemon.until_running("gpu").await?;
+    let ready = daemon.until_running("ready").await?;
+    let node = world.name(0)?;
+    daemon.until_phase(&node, "Healthy").await?;
+
+    // A newer generation of the same bytes answers, on probation; the one before stays loaded.
+    world.configure(&format!("{FAST}[checker.gpu]\nsettings = {{ allow_more = true }}\n"))?;
+    let swapped = daemon.until("gpu", "to be swapped", |plugin| plugin["generation"] != before["generation"]).await?;
+    assert_eq!((&swapped["state"], &swapped["digest"]), (&json!("Running"), &before["digest"]));
+    assert_eq!(swapped["superseded"][0]["generation"], before["generation"], "{swapped:#}");
+    daemon.until("gpu", "to be on probation", |plugin| plugin["probationUntil"].is_string()).await?;
+    assert_eq!(daemon.events("PluginSwapped", "gpu").await?.len(), 1);
+
+    // What the guest does not accept, and a file that nobody can read, change nothing.
+    world.configure(&format!("{FAST}[checker.gpu]\nsettings = {{ resources = [] }}\n"))?;
+    let rejected =
+        daemon.until("gpu", "to reject", |plugin| plugin["refusal"]["reason"] == "settings-rejected").await?;
+    ensure!(rejected["refusal"]["message"].to_string().contains("1 to 16 names"), "{rejected:#}");
+    assert_eq!((&rejected["state"], &rejected["generation"]), (&json!("Running"), &before["generation"]));
+    world.configure(&format!("{FAST}[checker.gpu]\nsettings = nonsense\n"))?;
+    wait_for("the log to say so", SOON, async || {
+        Ok(daemon.log()?.contains("the changed configuration is wrong and is not used").then_some(()))
+    })
+    .await?;
+    assert_eq!(daemon.now("gpu").await?["refusal"], rejected["refusal"]);
+
+    // P-49: the settings of before. Nothing is started for them, nor for what is no part of a generation.
+    world.configure(&format!(
+        "{FAST}[checker.ready]\nrequired = true\nmax_restarts = 2\n[checker.disk]\nenabled = false\n"
+    ))?;
+    let again = daemon.until_running("gpu").await?;
+    assert_eq!((&again["start"], &again["wanted"]), (&before["start"], &Value::Null));
+    let required = daemon.until("ready", "to be required", |plugin| plugin["required"] == true).await?;
+    assert_eq!((&required["state"], &required["start"]), (&json!("Running"), &ready["start"]));
+    daemon.until("disk", "to be stopped", |plugin| plugin["state"] == "Stopped").await?;
+    wait_for("its verdicts to go", SOON, async || Ok(daemon.reasons("disk").await?.is_empty().then_some(()))).await?;
+    world.configure(FAST)?;
+    daemon.until_running("disk").await?;
+    assert_eq!((daemon.ready().await?, &daemon.now("gpu").await?["start"]), (200, &before["start"]));
+    daemon.until_phase(&node, "Healthy").await?;
+    ensure!(world.reboots().is_empty(), "{:?}", world.reboots());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn p_47_p_87_p_88_p_90_p_67_a_bad_version_is_taken_back_and_the_good_one_outlives_its_file() -> Result<()> {
     let world = World::new(&Story::new()).await?;
     // Each start crashes when it died at three of them; those are held then, and the next start dies at the others.
@@ -479,54 +527,6 @@ async fn p_47_p_87_p_88_p_90_p_67_a_bad_version_is_taken_back_and_the_good_one_o
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p_34_p_49_p_50_other_settings_are_swapped_in_and_a_broken_file_is_not_used() -> Result<()> {
-    let world = World::new(&Story::new()).await?;
-    let daemon = world.start(FAST).await?;
-    let before = daemon.until_running("gpu").await?;
-    let ready = daemon.until_running("ready").await?;
-    let node = world.name(0)?;
-    daemon.until_phase(&node, "Healthy").await?;
-
-    // A newer generation of the same bytes answers, on probation; the one before stays loaded.
-    world.configure(&format!("{FAST}[checker.gpu]\nsettings = {{ allow_more = true }}\n"))?;
-    let swapped = daemon.until("gpu", "to be swapped", |plugin| plugin["generation"] != before["generation"]).await?;
-    assert_eq!((&swapped["state"], &swapped["digest"]), (&json!("Running"), &before["digest"]));
-    assert_eq!(swapped["superseded"][0]["generation"], before["generation"], "{swapped:#}");
-    daemon.until("gpu", "to be on probation", |plugin| plugin["probationUntil"].is_string()).await?;
-    assert_eq!(daemon.events("PluginSwapped", "gpu").await?.len(), 1);
-
-    // What the guest does not accept, and a file that nobody can read, change nothing.
-    world.configure(&format!("{FAST}[checker.gpu]\nsettings = {{ resources = [] }}\n"))?;
-    let rejected =
-        daemon.until("gpu", "to reject", |plugin| plugin["refusal"]["reason"] == "settings-rejected").await?;
-    ensure!(rejected["refusal"]["message"].to_string().contains("1 to 16 names"), "{rejected:#}");
-    assert_eq!((&rejected["state"], &rejected["generation"]), (&json!("Running"), &before["generation"]));
-    world.configure(&format!("{FAST}[checker.gpu]\nsettings = nonsense\n"))?;
-    wait_for("the log to say so", SOON, async || {
-        Ok(daemon.log()?.contains("the changed configuration is wrong and is not used").then_some(()))
-    })
-    .await?;
-    assert_eq!(daemon.now("gpu").await?["refusal"], rejected["refusal"]);
-
-    // P-49: the settings of before. Nothing is started for them, nor for what is no part of a generation.
-    world.configure(&format!(
-        "{FAST}[checker.ready]\nrequired = true\nmax_restarts = 2\n[checker.disk]\nenabled = false\n"
-    ))?;
-    let again = daemon.until_running("gpu").await?;
-    assert_eq!((&again["start"], &again["wanted"]), (&before["start"], &Value::Null));
-    let required = daemon.until("ready", "to be required", |plugin| plugin["required"] == true).await?;
-    assert_eq!((&required["state"], &required["start"]), (&json!("Running"), &ready["start"]));
-    daemon.until("disk", "to be stopped", |plugin| plugin["state"] == "Stopped").await?;
-    wait_for("its verdicts to go", SOON, async || Ok(daemon.reasons("disk").await?.is_empty().then_some(()))).await?;
-    world.configure(FAST)?;
-    daemon.until_running("disk").await?;
-    assert_eq!((daemon.ready().await?, &daemon.now("gpu").await?["start"]), (200, &before["start"]));
-    daemon.until_phase(&node, "Healthy").await?;
-    ensure!(world.reboots().is_empty(), "{:?}", world.reboots());
-    Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn p_73_a_withdrawn_key_stops_what_it_signed_and_a_new_one_stops_nothing() -> Result<()> {
     let world = World::new(&Story::new()).await?;
     let apgar = || Command::new(&world.program);
@@ -575,8 +575,8 @@ async fn p_73_a_withdrawn_key_stops_what_it_signed_and_a_new_one_stops_nothing()
     let check = async |daemon: &Daemon| {
         let mine = daemon.until("mine", "to be refused", untrusted).await?;
         assert_eq!(mine["state"], "Refused", "{mine:#}");
-        let disk = daemon.until("disk", "to be bundled again", |plugin| plugin["source"] == "bundled").await?;
-        ensure!(disk["state"] == "Running" && untrusted(&disk), "{disk:#}");
+        let bundled = |plugin: &Value| plugin["source"] == "bundled" && plugin["state"] == "Running";
+        daemon.until("disk", "to be bundled again", |plugin| bundled(plugin) && untrusted(plugin)).await?;
         ensure!(daemon.reasons("mine").await?.is_empty(), "a verdict of somebody nobody trusts");
         anyhow::Ok(())
     };

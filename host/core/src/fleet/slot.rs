@@ -125,6 +125,8 @@ impl Slot {
         };
         answer.pending = false;
         if answer.verdict.as_ref() == Some(&verdict) {
+            // The generation that says so may be another by now, to which the reason is not foreign.
+            answer.label = label;
             return false;
         }
         if self.evaluated {
