@@ -342,7 +342,7 @@ impl Serialize for Limits {
     }
 }
 
-/// Reads what [`Limits::to_json`] writes: limits that come back are those of the same generation.
+/// Reads what `Limits::to_json` writes: limits that come back are those of the same generation.
 impl<'de> Deserialize<'de> for Limits {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
