@@ -25,8 +25,8 @@ pub struct Watched {
     pub file: Option<PathBuf>,
     /// They go before the file, whatever it says.
     pub flags: Flags,
-    /// Its text when it was read.
-    pub text: Option<String>,
+    /// With its text as it was read.
+    pub text: Option<(PathBuf, String)>,
     /// What was made of that, and holds now.
     pub settings: Settings,
 }
@@ -44,11 +44,11 @@ pub struct Listeners {
 
 /// Watches until the process ends.
 pub async fn watch(mut watched: Watched, listeners: Listeners) {
-    let mut seen = watched.text.take();
+    let mut seen = Ok(watched.text.take());
     let mut once = None;
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
-        let found = text(&watched).await;
+        let found = read(&watched).await;
         if found == seen {
             once = None;
             continue;
@@ -58,9 +58,10 @@ pub async fn watch(mut watched: Watched, listeners: Listeners) {
             once = Some(found);
             continue;
         }
-        seen = found;
+        seen.clone_from(&found);
         once = None;
-        match settings::load(watched.file.as_deref(), watched.flags.clone()) {
+        let made = found.map_err(anyhow::Error::msg);
+        match made.and_then(|text| settings::made_of(text, watched.flags.clone())) {
             Ok((settings, warnings)) => {
                 for warning in warnings {
                     tracing::warn!(event = "configuration", about = warning.about, "{}", warning.message);
@@ -96,11 +97,11 @@ impl Listeners {
     }
 }
 
-/// The file as it is; none if there is none, or none that can be read.
-async fn text(watched: &Watched) -> Option<String> {
+/// The file as it is, or why it cannot be read.
+async fn read(watched: &Watched) -> Result<Option<(PathBuf, String)>, String> {
     let file = watched.file.clone();
-    let read = tokio::task::spawn_blocking(move || settings::text(file.as_deref())).await;
-    read.ok().and_then(|read| read.ok().flatten())
+    let read = tokio::task::spawn_blocking(move || settings::find(file.as_deref())).await;
+    read.map_err(|error| error.to_string())?.map_err(|error| chain(&*error))
 }
 
 /// The keys whose change is of no effect yet.

@@ -84,9 +84,8 @@ impl Listeners {
 /// # Errors
 /// When the daemon cannot start, or one of its servers dies.
 pub(crate) fn main(args: &DaemonArgs) -> anyhow::Result<ExitCode> {
-    // Before it is read in earnest: a change between the two is then seen as one.
-    let text = settings::text(args.config.as_deref())?;
-    let (settings, warnings) = settings::load(args.config.as_deref(), args.flags())?;
+    let text = settings::find(args.config.as_deref())?;
+    let (settings, warnings) = settings::made_of(text.clone(), args.flags())?;
     log::start(&settings);
     for warning in &warnings {
         tracing::warn!(event = "configuration", about = warning.about, "{}", warning.message);

@@ -15,7 +15,14 @@ pub const DEFAULT_FILE: &str = "/etc/apgar/apgar.toml";
 /// # Errors
 /// When the named file cannot be read, or with everything that is wrong in the sources.
 pub fn load(file: Option<&Path>, flags: Flags) -> anyhow::Result<(Settings, Vec<Warning>)> {
-    let file = find(file)?;
+    made_of(find(file)?, flags)
+}
+
+/// The settings that this file makes, with flags, environment and defaults.
+///
+/// # Errors
+/// With everything that is wrong in the sources.
+pub fn made_of(file: Option<(PathBuf, String)>, flags: Flags) -> anyhow::Result<(Settings, Vec<Warning>)> {
     let text = |value: std::ffi::OsString| value.to_string_lossy().into_owned();
     let env = std::env::vars_os().map(|(name, value)| (text(name), text(value))).collect();
     Ok(config::load(Sources { file, env, flags })?)
@@ -32,14 +39,6 @@ pub fn for_command(file: Option<&Path>) -> anyhow::Result<Settings> {
     Ok(settings)
 }
 
-/// The text of the file that [`load`] would read; none if there is none to read.
-///
-/// # Errors
-/// When it cannot be read.
-pub fn text(file: Option<&Path>) -> anyhow::Result<Option<String>> {
-    Ok(find(file)?.map(|(_, text)| text))
-}
-
 /// The Pod that this process runs in, if the Deployment says so by `POD_NAME` and `POD_NAMESPACE`.
 #[must_use]
 pub fn pod() -> Option<Pod> {
@@ -48,8 +47,11 @@ pub fn pod() -> Option<Pod> {
     Some(Pod { namespace: set("POD_NAMESPACE")?, name: set("POD_NAME")?, uid: set("POD_UID") })
 }
 
-/// The named file, else the one at the default place, if it is there.
-fn find(file: Option<&Path>) -> anyhow::Result<Option<(PathBuf, String)>> {
+/// The named file with its text, else the one at the default place, if it is there.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn find(file: Option<&Path>) -> anyhow::Result<Option<(PathBuf, String)>> {
     match file {
         Some(path) => read(path).map(Some),
         None if Path::new(DEFAULT_FILE).exists() => read(Path::new(DEFAULT_FILE)).map(Some),

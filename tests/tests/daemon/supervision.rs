@@ -430,6 +430,13 @@ async fn p_34_p_49_p_50_other_settings_are_swapped_in_and_a_broken_file_is_not_u
     assert_eq!((&required["state"], &required["start"]), (&json!("Running"), &ready["start"]));
     daemon.until("disk", "to be stopped", |plugin| plugin["state"] == "Stopped").await?;
     wait_for("its verdicts to go", SOON, async || Ok(daemon.reasons("disk").await?.is_empty().then_some(()))).await?;
+    // A file that is gone is no order to go back to the defaults.
+    fs::remove_file(world.home.path().join("apgar.toml"))?;
+    wait_for("the log to say so again", SOON, async || {
+        Ok((daemon.log()?.matches("the changed configuration is wrong and is not used").count() == 2).then_some(()))
+    })
+    .await?;
+    assert_eq!(daemon.now("disk").await?["state"], "Stopped");
     world.configure(FAST)?;
     daemon.until_running("disk").await?;
     assert_eq!((daemon.ready().await?, &daemon.now("gpu").await?["start"]), (200, &before["start"]));

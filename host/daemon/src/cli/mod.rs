@@ -71,7 +71,8 @@ enum Command {
 /// The settings that a command line may give; each beats environment and file.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct DaemonArgs {
-    /// The configuration file [default: /etc/apgar/apgar.toml, if it is there]
+    /// The configuration file [default: /etc/apgar/apgar.toml, if it is there]. What it says of checkers takes effect
+    /// when it changes, the rest at the next start
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     /// The kubeconfig; empty: in-cluster [default: /etc/rancher/k3s/k3s.yaml, else in-cluster]
