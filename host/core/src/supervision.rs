@@ -292,6 +292,12 @@ impl Supervisor {
         self.policy.of(name)
     }
 
+    /// The marker of a plugin (`supervision` 4.9); none while it is switched off.
+    #[must_use]
+    pub fn marker(&self, name: &CheckerKey) -> Option<(&Track, &Entry)> {
+        self.record(name).filter(|_| self.policy.of(name).enabled)?.marker()
+    }
+
     /// When the generation that answers is proven, while it is on probation and has been asked.
     #[must_use]
     pub fn probation_until(&self, name: &CheckerKey) -> Option<Time> {

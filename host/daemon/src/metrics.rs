@@ -139,14 +139,14 @@ impl Metrics {
             Event::GaveUp { cause, .. } => self.gave_up.with_label_values(&[cause.as_str()]).inc(),
             Event::ReconcileError { reason, .. } => self.reconcile_error(*reason),
             Event::NodeGone { node } => self.forget_node(node.as_str()),
-            Event::CheckerRemoved { checker } => self.forget_plugin(checker),
             Event::Unhealthy { .. }
             | Event::WaitingThreshold { .. }
             | Event::WaitingReboot { .. }
             | Event::ForeignReboot { .. }
             | Event::Recovered { .. }
             | Event::Forgiven { .. }
-            | Event::CheckerLeft { .. } => {}
+            | Event::CheckerLeft { .. }
+            | Event::CheckerRemoved { .. } => {}
         }
     }
 
@@ -276,8 +276,7 @@ fn plugin_series(text: &mut Text<'_>, plugins: &Plugins, now: Time) {
         let version = ("version", plugin.description().version.as_str());
         text.sample(&[("plugin", name.as_str()), ("generation", &generation), version, ("source", source)], 1);
     }
-    let marked = || supervisor.plugins().filter(|(name, _)| supervisor.policy(name).enabled);
-    let marked = || marked().filter_map(|(name, record)| Some((name.as_str(), record.marker()?.1)));
+    let marked = || supervisor.plugins().filter_map(|(name, _)| Some((name.as_str(), supervisor.marker(name)?.1)));
     text.family("plugin_crashed", "gauge", "1 while a crash of a checker plugin matters.");
     for (name, entry) in marked() {
         text.sample(&[("plugin", name), ("cause", entry.last.cause.as_str())], 1);

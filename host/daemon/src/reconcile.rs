@@ -1,13 +1,15 @@
 //! The one loop: it waits, turns what happened into inputs, hands them to the fleet, and passes on what the
 //! fleet answers. It owns all mutable state and reads the clock once a turn.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use apgar_core::decision::{AttemptId, Decision, Outcome, Refuser};
-use apgar_core::fleet::{Check, Fleet, Input, ReconcileError};
-use apgar_core::supervision::{Policy, Standing};
+use apgar_core::fleet::{Check, Fleet, Input, ReconcileError, Turn};
+use apgar_core::supervision::{Policy, Record, Standing};
 use apgar_core::time::Time;
+use apgar_core::verdict::CheckerKey;
 use apgar_engine::{Engine, Finished, RegistryEvent};
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
@@ -21,7 +23,7 @@ use crate::last_look::Actor;
 use crate::log;
 use crate::metrics::Metrics;
 use crate::store::{Batch, Writer};
-use crate::supervise::{Asked, Plugins, Wishes};
+use crate::supervise::{Asked, Plugins, Start, Wishes};
 use crate::view;
 
 /// A watch is alive while its stream is open and spoke within this time: a bookmark comes about every minute
@@ -226,16 +228,15 @@ impl Loop {
         {
             self.calls_out -= 1;
             let inputs = vec![Input::Evidence { live: false }, Input::Outcome { attempt, outcome }];
-            let turn = self.fleet.turn(self.clock.now(), inputs);
-            self.tell(&turn.events);
-            let _intents: Vec<oneshot::Receiver<bool>> =
-                self.store(Batch { nodes: turn.writes.into_iter().collect(), ..Batch::default() }, 0);
+            let now = self.clock.now();
+            let turn = self.fleet.turn(now, inputs);
+            self.carry_out(turn, BTreeMap::new(), Vec::new(), now);
         }
         // A start that ends with the daemon is no death (`supervision` 4.13).
         self.plugins.shut_down();
-        let supervised = self.plugins.turn(self.fleet.len(), self.clock.now());
-        let _nothing_waits: Vec<oneshot::Receiver<bool>> =
-            self.store(Batch { plugins: supervised.writes, ..Batch::default() }, 0);
+        let now = self.clock.now();
+        let writes = self.plugins.turn(self.fleet.len(), now).writes;
+        self.carry_out(Turn::default(), writes, Vec::new(), now);
         if let Some(store) = self.out.store.take() {
             let closed = tokio::task::spawn_blocking(move || store.close());
             if closed.await.is_err() {
@@ -274,20 +275,24 @@ impl Loop {
             inputs.push(Input::Tick);
             self.retry_store();
         }
-        let turn = self.fleet.turn(now, inputs);
-        self.tell(&turn.events);
         self.remember(supervised.happened, now);
         // A plugin that is gone keeps no series.
-        let deaths = supervised.deaths.iter().filter(|(name, ..)| !supervised.gone.contains(name));
-        self.metrics.deaths(deaths.filter(|(name, ..)| self.plugins.is_known(name)));
+        self.metrics.deaths(supervised.deaths.iter().filter(|(name, ..)| self.plugins.is_known(name)));
         supervised.gone.iter().for_each(|name| self.metrics.forget_plugin(name));
-        let batch = Batch { nodes: turn.writes.into_iter().collect(), plugins: supervised.writes };
-        let mut stored = self.store(batch, turn.decisions.len() + supervised.starts.len());
+        let turn = self.fleet.turn(now, inputs);
+        self.carry_out(turn, supervised.writes, supervised.starts, now);
+    }
+
+    /// Stores what protects calls and starts, and then makes them; checks need no record.
+    fn carry_out(&mut self, turn: Turn, plugins: BTreeMap<CheckerKey, Record>, starts: Vec<Start>, now: Time) {
+        self.tell(&turn.events);
+        let batch = Batch { nodes: turn.writes.into_iter().collect(), plugins };
+        let mut stored = self.store(batch, turn.decisions.len() + starts.len());
         let mut starts_stored = stored.split_off(turn.decisions.len()).into_iter();
         for (decision, stored) in turn.decisions.into_iter().zip(stored) {
             self.call(decision, stored);
         }
-        for start in supervised.starts {
+        for start in starts {
             // Without a store there is nothing to wait for.
             let stored = starts_stored.next().filter(|_| self.out.store.is_some());
             self.plugins.start(start, stored);
@@ -472,12 +477,7 @@ impl Loop {
         }
         // Answers bring up no further checks, so this ends here.
         let turn = self.fleet.turn(now, answers);
-        self.tell(&turn.events);
-        let stored =
-            self.store(Batch { nodes: turn.writes.into_iter().collect(), ..Batch::default() }, turn.decisions.len());
-        for (decision, stored) in turn.decisions.into_iter().zip(stored) {
-            self.call(decision, stored);
-        }
+        self.carry_out(turn, BTreeMap::new(), Vec::new(), now);
     }
 
     fn answer(&self, queries: Vec<Query>, now: Time) {

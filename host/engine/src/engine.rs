@@ -236,7 +236,7 @@ impl Engine {
 
     /// Removes from the cache's directory what has been of no use for long: components and compiled code that are
     /// neither `in_use` nor of a generation that is kept. Takes as long as the disk does.
-    pub fn prune(&self, in_use: &BTreeSet<Digest>) {
+    pub(crate) fn prune(&self, in_use: &BTreeSet<Digest>) {
         let now = clock::time_of_day();
         let wanted = self.inner.shelf.prune(in_use, now);
         self.inner.cache.prune(&wanted, now);

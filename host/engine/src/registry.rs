@@ -374,7 +374,6 @@ impl Registry {
     /// Keeps nothing of that name any more.
     pub fn forget(&self, name: &CheckerKey) {
         crate::lock(&self.inner.state).kept.remove(name);
-        self.inner.engine.forget_plugin(name);
         self.inner.write_kept(name.clone());
     }
 
@@ -385,7 +384,7 @@ impl Registry {
     }
 
     /// Removes what nothing names any more from the disk.
-    pub fn prune(&self) {
+    fn prune(&self) {
         let inner = self.inner.clone();
         tokio::task::spawn_blocking(move || {
             let in_use = {

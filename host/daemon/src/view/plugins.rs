@@ -37,7 +37,7 @@ fn plugin(plugins: &Plugins, name: &CheckerKey, record: &Record, now: Time) -> V
         "refusal": refusal(record),
         "wanted": record.wanted.as_ref().map(|track| summary(record, track)),
         "superseded": superseded(plugins, name, record),
-        "marker": marker(plugins, name, record),
+        "marker": marker(plugins, name),
         "ledger": shown.and_then(|track| record.ledger.get(&track.generation)).map(|entry| json!({
             "count": entry.count, "lastCrashAt": rfc3339(entry.last.at),
         })),
@@ -106,9 +106,9 @@ fn superseded(plugins: &Plugins, name: &CheckerKey, record: &Record) -> Vec<Valu
     rows
 }
 
-fn marker(plugins: &Plugins, name: &CheckerKey, record: &Record) -> Option<Value> {
+fn marker(plugins: &Plugins, name: &CheckerKey) -> Option<Value> {
+    let (track, entry) = plugins.supervisor().marker(name)?;
     let restart = plugins.supervisor().policy(name);
-    let (track, entry) = record.marker().filter(|_| restart.enabled)?;
     let last = &entry.last;
     Some(json!({
         "cause": last.cause, "stage": last.stage, "detail": last.detail,
