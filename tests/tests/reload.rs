@@ -6,53 +6,29 @@
 //! `APGAR_TORTURE` sets for how many seconds, `APGAR_TORTURE_SEED` in which order.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a failed test says where")]
 
-use std::collections::{BTreeMap, BTreeSet};
+#[path = "reload/world.rs"]
+mod world;
+
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use apgar::clock::Clock;
-use apgar::supervise::{Asked, Plugins, Supervised, Wishes};
-use apgar::task::Tasks;
-use apgar_core::fleet::{Check, CheckId, Fleet, Input};
-use apgar_core::node::{Node, NodeName};
-use apgar_core::policy::Policy;
-use apgar_core::supervision::{self, Restart, Standing};
-use apgar_core::time::Time;
-use apgar_core::verdict::{CheckerKey, Verdict};
-use apgar_engine::{
-    Cause, Compile, Configuration, Digest, Directory, DirectoryOptions, Engine, EngineConfig, Finished, Limits,
-    PluginConfig, Registry, RegistryEvent, RegistryOptions,
-};
-use apgar_tests::guests::GUESTS;
+use apgar_engine::{Compile, Digest};
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
-use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
+use tokio::sync::oneshot::{self, error::TryRecvError};
+use tokio::time::{Instant, sleep};
+
+use world::{Book, MINE, QUIRK, Running, guest, padded, replaced};
 
 /// Enough for every way of writing, several times.
 const SECONDS: u64 = 6;
 
-const NODES: usize = 60;
-/// Checkers whose files nobody touches.
-const STEADY: usize = 20;
-/// The one that is tortured, and its node: some of its versions die there.
-const MINE: &str = "mine";
-const QUIRK: &str = "torture-node-007";
-
-/// Short enough that a pause of the writer is sometimes shorter and sometimes longer.
-const DEBOUNCE: Duration = Duration::from_millis(30);
-const STABLE_GAP: Duration = Duration::from_millis(20);
-const DRAIN_TIMEOUT: Duration = Duration::from_millis(100);
-const TICK: Duration = Duration::from_millis(200);
 /// Between changes of nodes.
-const CHANGE_EVERY: Duration = Duration::from_millis(5);
-/// Checks that may be out before nodes rest: what is asked must be answered some day, on a busy machine too.
-const OUT: usize = 1_500;
-
+const CHANGE_EVERY: Duration = Duration::from_millis(1);
 /// For the last version to serve everywhere, on a machine that has other things to do as well.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -60,52 +36,6 @@ const PATIENCE: Duration = Duration::from_secs(60);
 fn variable(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |value| value.parse().unwrap())
 }
-
-/// A guest of `tests/guests`, with seven letters of its own for a reason.
-fn guest(name: &str, reason: &str) -> Vec<u8> {
-    let (_, bytes) = GUESTS.iter().find(|(known, _)| *known == name).unwrap();
-    replaced(bytes, b"Special", reason.as_bytes())
-}
-
-/// The same bytes with the only `old` in them replaced: as long as before, so that it stays a component.
-fn replaced(bytes: &[u8], old: &[u8], new: &[u8]) -> Vec<u8> {
-    assert_eq!(old.len(), new.len());
-    let found: Vec<usize> = (0..=bytes.len() - old.len()).filter(|at| bytes[*at..].starts_with(old)).collect();
-    let [at] = found[..] else { panic!("{} times in the guest", found.len()) };
-    let mut bytes = bytes.to_vec();
-    bytes[at..at + new.len()].copy_from_slice(new);
-    bytes
-}
-
-/// With a custom section of that length in front: what is torn or mixed of two lengths is no component.
-fn padded(component: &[u8], length: usize) -> Vec<u8> {
-    let (preamble, sections) = component.split_at(8);
-    let mut padded = preamble.to_vec();
-    padded.push(0);
-    let (content, mut size) = (length + 4, length + 4);
-    while size >= 0x80 {
-        padded.push((size & 0x7f) as u8 | 0x80);
-        size >>= 7;
-    }
-    padded.push(size as u8);
-    padded.extend(b"\x03pad");
-    padded.resize(padded.len() + content - 4, 0xff);
-    padded.extend(sections);
-    padded
-}
-
-/// What was ever complete in the directory and may serve.
-#[derive(Debug, Clone)]
-struct Version {
-    reason: String,
-    /// Dies at the node [`QUIRK`].
-    quirky: bool,
-    /// When the last byte of it was there.
-    whole_at: Instant,
-    seen: bool,
-}
-
-type Book = Arc<Mutex<BTreeMap<(CheckerKey, Digest), Version>>>;
 
 /// Who writes.
 struct Writer {
@@ -173,7 +103,7 @@ impl Writer {
                 self.count("versions of earlier");
                 let at = self.rng.random_range(0..self.good.len());
                 let bytes = self.good[at].clone();
-                let known = self.book.lock().unwrap()[&(MINE.into(), Digest::of(&bytes))].reason.clone();
+                let known = self.book.mine(Digest::of(&bytes)).reason;
                 Draft { bytes, reason: Some((known, false)) }
             }
             _ => self.good(),
@@ -183,8 +113,7 @@ impl Writer {
     /// Notes that from now on the directory may have all of it.
     fn whole(&mut self, draft: &Draft) {
         if let Some((reason, quirky)) = &draft.reason {
-            let version = Version { reason: reason.clone(), quirky: *quirky, whole_at: Instant::now(), seen: false };
-            self.book.lock().unwrap().entry((MINE.into(), Digest::of(&draft.bytes))).or_insert(version);
+            self.book.whole(MINE, &draft.bytes, reason, *quirky);
         }
     }
 
@@ -342,351 +271,13 @@ struct Written {
     at: Instant,
 }
 
-/// A check that is out.
-struct Out {
-    node: NodeName,
-    checker: CheckerKey,
-    start: u64,
-    /// Its generation does not answer any more: it may end unheard.
-    drained: bool,
-}
-
-#[derive(Debug, Default)]
-struct Tally {
-    turns: u64,
-    asked: u64,
-    answered: u64,
-    counted: u64,
-    fallback: u64,
-    late: u64,
-    held: u64,
-    unknown: u64,
-    dropped: u64,
-    swaps: u64,
-    back: u64,
-    removals: u64,
-    refused: u64,
-    deaths: u64,
-    longest_turn: Duration,
-}
-
-/// The daemon's loop, with a model of what it must do beside it.
-struct World {
-    clock: Clock,
-    fleet: Fleet,
-    plugins: Plugins,
-    engine: Engine,
-    judged: mpsc::Sender<Vec<Finished>>,
-    next_tick: Time,
-    nodes: Vec<Node>,
-    book: Book,
-    out: BTreeMap<CheckId, Out>,
-    /// The last check of each pair.
-    latest: BTreeMap<(CheckerKey, NodeName), CheckId>,
-    last_asked: CheckId,
-    /// Which start of the tortured checker answers, and the last check that was asked before it did.
-    answering: Option<u64>,
-    swapped_after: CheckId,
-    /// Nodes that it has judged.
-    judged_since: BTreeSet<NodeName>,
-    /// From the first version that served until it is removed.
-    serves: bool,
-    first_verdicts: Vec<Duration>,
-    tally: Tally,
-}
-
-impl World {
-    fn turn(&mut self, mut inputs: Vec<Input>, event: Option<RegistryEvent>, judged: Vec<Finished>) {
-        let began = Instant::now();
-        let now = self.clock.now();
-        if let Some(event) = event {
-            if let RegistryEvent::Offered { offer, .. } = &event {
-                self.tally.refused += u64::from(offer.admission.is_err());
-            }
-            self.plugins.hear(event, now);
-        }
-        judged.iter().for_each(|done| self.plugins.judged(done, now));
-        let supervised = self.plugins.turn(self.fleet.len(), now);
-        self.tally.deaths += supervised.deaths.len() as u64;
-        self.note_answering(supervised.gone.iter().any(|name| name.as_str() == MINE));
-        inputs.extend(supervised.inputs);
-        let expected = self.weigh(judged, &mut inputs);
-        inputs.push(Input::Evidence { live: true });
-        if now >= self.next_tick {
-            self.next_tick = now + TICK;
-            inputs.push(Input::Tick);
-        }
-        let turn = self.fleet.turn(now, inputs);
-        for (node, expected) in expected {
-            expected.check(&node, self.shown(&node));
-        }
-        assert!(turn.decisions.is_empty(), "{:?}", turn.decisions);
-        supervised.starts.into_iter().for_each(|start| self.plugins.start(start, None));
-        self.ask(turn.checks, now);
-        self.tally.turns += 1;
-        self.tally.longest_turn = self.tally.longest_turn.max(began.elapsed());
-    }
-
-    /// Notices swaps. A checker that serves is never without an answer until it is removed (`supervision` P-50).
-    fn note_answering(&mut self, gone: bool) {
-        let name = CheckerKey::from(MINE);
-        let answers = self.plugins.answering(&name).map(|plugin| plugin.start());
-        if gone {
-            self.tally.removals += 1;
-            self.serves = false;
-            self.latest.retain(|(checker, _), _| *checker != name);
-        }
-        assert!(answers.is_some() || !self.serves, "nobody answers, although {MINE} was not removed");
-        if answers == self.answering && !gone {
-            return;
-        }
-        self.serves = answers.is_some();
-        if let (Some(before), Some(now)) = (self.answering, answers) {
-            *(if now > before { &mut self.tally.swaps } else { &mut self.tally.back }) += 1;
-        }
-        for out in self.out.values_mut().filter(|out| out.checker == name && Some(out.start) != answers) {
-            out.drained = true;
-        }
-        self.answering = answers;
-        self.swapped_after = self.last_asked;
-        self.judged_since.clear();
-    }
-
-    /// Hands on what counts, and says what the fleet must show of it (`supervision` 4.7, P-51).
-    fn weigh(&mut self, judged: Vec<Finished>, inputs: &mut Vec<Input>) -> Vec<(NodeName, Expected)> {
-        let mut expected: BTreeMap<NodeName, Expected> = BTreeMap::new();
-        for done in judged {
-            let Finished { id, node, plugin, result } = done;
-            let (name, node) = (plugin.key().clone(), node.name.clone());
-            let out = self.out.remove(&id).unwrap_or_else(|| panic!("{id} was answered twice, or never asked"));
-            assert_eq!((&out.node, &out.checker, out.start), (&node, &name, plugin.start()), "{id}");
-            self.tally.answered += 1;
-            self.vouch(&name, plugin.digest(), &node, &result);
-            let done = Finished { id, node: Arc::new(Node::named(node.as_str())), plugin, result };
-            let standing = self.plugins.standing(&done);
-            let verdict = done.result.verdict;
-            let is_latest = self.latest.get(&(name.clone(), node.clone())) == Some(&id);
-            if name.as_str() == MINE {
-                let shown = self.shown(&node).cloned();
-                let entry = expected.entry(node.clone()).or_insert_with(|| Expected::unchanged(shown));
-                match standing {
-                    Standing::Answers if is_latest => {
-                        entry.must(verdict.clone());
-                        self.judged_since.insert(node.clone());
-                    }
-                    Standing::Fallback if id <= self.swapped_after && !self.judged_since.contains(&node) => {
-                        self.tally.fallback += 1;
-                        entry.may(verdict.clone());
-                    }
-                    Standing::Answers | Standing::Fallback | Standing::Late => {}
-                }
-            } else {
-                assert_eq!(standing, Standing::Answers, "{name} is not touched by anybody");
-            }
-            self.tally.late += u64::from(standing == Standing::Late);
-            if standing != Standing::Late {
-                self.tally.counted += 1;
-                let remember = done.result.remember;
-                inputs.push(Input::Judged { check: id, node, checker: name, verdict, remember });
-            }
-        }
-        expected.into_iter().collect()
-    }
-
-    /// Every verdict is of bytes that were once complete in the directory and may serve, and says so.
-    fn vouch(&mut self, name: &CheckerKey, digest: Digest, node: &NodeName, result: &apgar_engine::CheckDone) {
-        let mut book = self.book.lock().unwrap();
-        let version = book.get_mut(&(name.clone(), digest));
-        let version =
-            version.unwrap_or_else(|| panic!("{name} judges by {digest:?}, which nobody ever wrote: {result:?}"));
-        if !std::mem::replace(&mut version.seen, true) && name.as_str() == MINE {
-            self.first_verdicts.push(version.whole_at.elapsed());
-        }
-        match (&result.verdict, &result.death) {
-            (Verdict::Pass(judgement), None) => assert_eq!(*judgement.reason, *version.reason, "{name} at {node}"),
-            (Verdict::Unknown(_), Some(death)) => {
-                let quirk = version.quirky && node.as_str() == QUIRK;
-                assert!(quirk || death.cause == Cause::HostStarved, "{name} at {node}: {death:?}");
-                self.tally.unknown += 1;
-            }
-            (verdict, death) => panic!("{name} at {node}: {verdict:?}, {death:?}, {:?}", result.fault),
-        }
-    }
-
-    fn ask(&mut self, checks: Vec<Check>, now: Time) {
-        let (mut jobs, mut answers) = (Vec::new(), Vec::new());
-        for check in checks {
-            let (id, node, checker) = (check.id, check.node.name.clone(), check.checker.clone());
-            self.last_asked = self.last_asked.max(id);
-            self.tally.asked += 1;
-            self.latest.insert((checker.clone(), node.clone()), id);
-            match self.plugins.ask(check, now) {
-                Asked::Job(job) => {
-                    self.out.insert(id, Out { node, checker, start: job.plugin.start(), drained: false });
-                    jobs.push(job);
-                }
-                Asked::Answer(answer) => {
-                    assert!(checker.as_str() == MINE && node.as_str() == QUIRK, "{checker} at {node} is held");
-                    self.tally.held += 1;
-                    self.judged_since.insert(node);
-                    answers.push(answer);
-                }
-                Asked::Nobody => panic!("{checker} was asked about {node}, and nobody answers"),
-            }
-        }
-        self.engine.submit(jobs, self.judged.clone());
-        if !answers.is_empty() {
-            let turn = self.fleet.turn(now, answers);
-            assert!(turn.checks.is_empty());
-        }
-    }
-
-    fn shown(&self, node: &NodeName) -> Option<&Verdict> {
-        let node = self.fleet.node(node.as_str())?;
-        node.checkers().find(|checker| checker.key.as_str() == MINE)?.verdict
-    }
-
-    /// One node shows something else: everybody is asked.
-    fn change(&mut self, at: usize) {
-        let node = &mut self.nodes[at % NODES];
-        node.unschedulable = !node.unschedulable;
-        let node = Arc::new(node.clone());
-        self.turn(vec![Input::Applied(node)], None, Vec::new());
-    }
-
-    /// True once everything asked is answered and every node shows this version.
-    fn is_settled(&self, last: Digest) -> bool {
-        let reason = &self.book.lock().unwrap()[&(MINE.into(), last)].reason;
-        let shows = |node: &Node| {
-            let shown = self.shown(&node.name).and_then(Verdict::judgement);
-            shown.is_some_and(|judgement| *judgement.reason == **reason)
-        };
-        self.out.values().all(|out| out.drained) && self.nodes.iter().all(shows)
-    }
-
-    fn wake(&self) -> Instant {
-        let now = self.clock.now();
-        let deadlines = [Some(self.next_tick), self.fleet.next_deadline(), self.plugins.next_deadline(now)];
-        self.clock.instant(deadlines.into_iter().flatten().min().unwrap_or(self.next_tick))
-    }
-}
-
-/// What a node may show after a turn.
-struct Expected {
-    may: Vec<Option<Verdict>>,
-}
-
-impl Expected {
-    fn unchanged(shown: Option<Verdict>) -> Self {
-        Self { may: vec![shown] }
-    }
-
-    fn may(&mut self, verdict: Verdict) {
-        self.may.push(Some(verdict));
-    }
-
-    fn must(&mut self, verdict: Verdict) {
-        self.may = vec![Some(verdict)];
-    }
-
-    fn check(&self, node: &NodeName, shown: Option<&Verdict>) {
-        // A plugin that was removed in this very turn takes its verdicts with it.
-        let fits = shown.is_none() || self.may.iter().any(|verdict| verdict.as_ref() == shown);
-        assert!(fits, "{node} shows {shown:?}, and may only show {:?}", self.may);
-    }
-}
-
-/// The daemon's parts around a directory with the checkers that nobody touches.
-async fn world(
-    home: &Path,
-    tasks: &mut Tasks,
-) -> (World, mpsc::Receiver<RegistryEvent>, mpsc::Receiver<Vec<Finished>>) {
-    let directory = home.join("plugins");
-    fs::create_dir(&directory).unwrap();
-    let book = Book::default();
-    for number in 0..STEADY {
-        let (name, reason) = (format!("steady-{number}"), format!("s{number:06}"));
-        let bytes = padded(&guest("usual", &reason), 1_000 + number);
-        fs::write(directory.join(format!("{name}.wasm")), &bytes).unwrap();
-        let version = Version { reason, quirky: false, whole_at: Instant::now(), seen: false };
-        book.lock().unwrap().insert((name.as_str().into(), Digest::of(&bytes)), version);
-    }
-    let cache_dir = Some(home.join("cache"));
-    let engine = Engine::new(EngineConfig { cache_dir, compile: Compile::InProcess }).unwrap();
-    let (events_in, events) = mpsc::channel(4096);
-    // A machine that is busy makes slow calls of quick ones; that is another test's.
-    let long = Duration::from_secs(20);
-    let limits =
-        Limits { soft_limit: long, call_deadline: long, wall_limit: long, startup_deadline: long, ..Limits::default() };
-    let configuration =
-        Configuration { defaults: PluginConfig { limits, ..PluginConfig::default() }, ..Configuration::default() };
-    let options = RegistryOptions { engine: engine.clone(), bundled: Vec::new(), configuration };
-    let registry = Registry::new(options, events_in);
-    let (watch, handle) = Directory::new(DirectoryOptions {
-        debounce: DEBOUNCE,
-        debounce_max: Duration::from_millis(300),
-        stable_gap: STABLE_GAP,
-        poll_interval: Duration::from_secs(2),
-        ..DirectoryOptions::new(&directory)
-    });
-    let (found_in, found) = mpsc::channel(128);
-    tasks.spawn("directory", watch.run(found_in));
-    let running = registry.clone();
-    tasks.spawn("registry", async move { running.run(found).await });
-
-    let (settled, _) = oneshot::channel();
-    let defaults =
-        Restart { decay_after: Duration::from_millis(700), backoff_base: Duration::from_secs(1), ..Restart::default() };
-    let supervised = Supervised {
-        policy: supervision::Policy { defaults, ..supervision::Policy::default() },
-        wishes: Wishes {
-            bundled: BTreeSet::new(),
-            required: Vec::new(),
-            expected: BTreeSet::new(),
-            drain_timeout: DRAIN_TIMEOUT,
-        },
-        records: BTreeMap::new(),
-        dropped: Vec::new(),
-        engine: engine.clone(),
-        registry,
-        directory: handle,
-        settled,
-    };
-    let clock = Clock::start();
-    let now = clock.now();
-    let (judged_in, judged) = mpsc::channel(4096);
-    let world = World {
-        clock,
-        fleet: Fleet::new(Policy { tick: TICK, ..Policy::default() }),
-        plugins: Plugins::new(supervised, now),
-        engine,
-        judged: judged_in,
-        next_tick: now + TICK,
-        nodes: (0..NODES).map(|number| Node::named(format!("torture-node-{number:03}").as_str())).collect(),
-        book,
-        out: BTreeMap::new(),
-        latest: BTreeMap::new(),
-        last_asked: 0,
-        answering: None,
-        swapped_after: 0,
-        judged_since: BTreeSet::new(),
-        serves: false,
-        first_verdicts: Vec::new(),
-        tally: Tally::default(),
-    };
-    (world, events, judged)
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_written_in_every_way_beside_twenty_checkers_costs_no_check_and_serves_nothing_torn() {
     let span = Duration::from_secs(variable("APGAR_TORTURE", SECONDS));
     let seed = variable("APGAR_TORTURE_SEED", 1);
     println!("{} s, APGAR_TORTURE_SEED={seed}", span.as_secs());
     let home = tempfile::tempdir().unwrap();
-    let mut tasks = Tasks::default();
-    let (mut world, mut events, mut judged) = world(home.path(), &mut tasks).await;
-    let listed = world.nodes.iter().cloned().map(Arc::new).collect();
-    world.turn(vec![Input::Listed(listed)], None, Vec::new());
+    let mut running = Running::start(home.path(), Compile::InProcess, CHANGE_EVERY).await;
 
     let aside = home.path().join("aside");
     fs::create_dir(&aside).unwrap();
@@ -694,7 +285,7 @@ async fn a_file_written_in_every_way_beside_twenty_checkers_costs_no_check_and_s
         rng: StdRng::seed_from_u64(seed),
         directory: home.path().join("plugins"),
         aside,
-        book: world.book.clone(),
+        book: running.world.book.clone(),
         last: 0,
         good: Vec::new(),
         folder: None,
@@ -703,39 +294,22 @@ async fn a_file_written_in_every_way_beside_twenty_checkers_costs_no_check_and_s
     let (written_in, mut written) = oneshot::channel();
     apgar::task::spawn("writer", async move { _ = written_in.send(writer.run(span).await) });
 
-    let mut change = interval(CHANGE_EVERY);
-    change.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut changed = 0;
     let mut last: Option<Written> = None;
     loop {
-        if let Some(last) = &last {
-            if world.is_settled(last.last) {
-                break;
-            }
-            assert!(last.at.elapsed() < PATIENCE, "not settled: {:?}", world.tally);
+        match &last {
+            None => match written.try_recv() {
+                Ok(written) => last = Some(written),
+                Err(TryRecvError::Empty) => {}
+                Err(TryRecvError::Closed) => panic!("the writer died"),
+            },
+            Some(last) if running.world.is_settled(last.last) => break,
+            Some(last) => assert!(last.at.elapsed() < PATIENCE, "not settled: {:?}", running.world.tally),
         }
-        let mut batches = Vec::new();
-        tokio::select! {
-            Some(event) = events.recv() => world.turn(Vec::new(), Some(event), Vec::new()),
-            1.. = judged.recv_many(&mut batches, 4096) => {
-                world.turn(Vec::new(), None, batches.into_iter().flatten().collect());
-            }
-            _ = change.tick(), if last.is_none() && world.out.len() < OUT => {
-                world.change(changed);
-                changed += 1;
-            }
-            ended = &mut written, if last.is_none() => last = Some(ended.expect("the writer died")),
-            () = sleep_until(world.wake()) => world.turn(Vec::new(), None, Vec::new()),
-            why = tasks.ended() => panic!("{why}"),
-        }
+        running.step(last.is_none()).await;
     }
     let last = last.unwrap();
     let settled = last.at.elapsed();
-    let lost: Vec<CheckId> = world.out.iter().filter(|(_, out)| !out.drained).map(|(id, _)| *id).collect();
-    assert!(lost.is_empty(), "never answered: {lost:?}");
-    let unanswered = world.latest.values().filter(|id| world.out.contains_key(id)).count();
-    assert_eq!(unanswered, 0, "the last checks of that many pairs were dropped");
-    world.tally.dropped = world.out.len() as u64;
+    let mut world = running.end().await;
 
     println!("written: {:#?}\n{:#?}", last.done, world.tally);
     world.first_verdicts.sort_unstable();
@@ -748,5 +322,4 @@ async fn a_file_written_in_every_way_beside_twenty_checkers_costs_no_check_and_s
         took[took.len() - 1].as_millis(),
         settled.as_millis()
     );
-    tasks.shutdown().await;
 }
