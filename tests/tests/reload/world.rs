@@ -149,6 +149,8 @@ pub(crate) struct World {
     last_asked: CheckId,
     /// Which start of the tortured checker answers, and the last check that was asked before it did.
     answering: Option<u64>,
+    /// The start that answered before, if a newer one was put over it.
+    fallback: Option<u64>,
     swapped_after: CheckId,
     /// Nodes that it has judged.
     judged_since: BTreeSet<NodeName>,
@@ -211,6 +213,7 @@ impl World {
         for out in self.out.values_mut().filter(|out| out.checker == name && Some(out.start) != answers) {
             out.drained = true;
         }
+        self.fallback = self.answering.filter(|before| Some(*before) < answers);
         self.answering = answers;
         self.swapped_after = self.last_asked;
         self.judged_since.clear();
@@ -231,6 +234,12 @@ impl World {
             let verdict = done.result.verdict;
             let is_latest = self.latest.get(&(name.clone(), node.clone())) == Some(&id);
             if name.as_str() == MINE {
+                let start = Some(done.plugin.start());
+                match standing {
+                    Standing::Answers => assert_eq!(start, self.answering, "somebody else answers"),
+                    Standing::Fallback => assert_eq!(start, self.fallback, "it is nobody's fallback"),
+                    Standing::Late => assert_ne!(start, self.answering, "it answers, and is not late"),
+                }
                 let shown = self.shown(&node).cloned();
                 let entry = expected.entry(node.clone()).or_insert_with(|| Expected::unchanged(shown));
                 match standing {
@@ -485,6 +494,7 @@ fn world(
         latest: BTreeMap::new(),
         last_asked: 0,
         answering: None,
+        fallback: None,
         swapped_after: 0,
         judged_since: BTreeSet::new(),
         serves: false,
