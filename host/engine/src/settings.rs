@@ -58,7 +58,7 @@ fn pool() -> PoolingAllocationConfig {
         .linear_memory_keep_resident(2 << 20)
         .table_keep_resident(128 << 10)
         .pagemap_scan(Enabled::Auto)
-        .decommit_batch_size(16)
+        .decommit_batch_size(4)
         .max_unused_warm_slots(4);
     pool
 }
