@@ -58,6 +58,7 @@ fn pool() -> PoolingAllocationConfig {
         .linear_memory_keep_resident(2 << 20)
         .table_keep_resident(128 << 10)
         .pagemap_scan(Enabled::Auto)
+        // A slot is free again only with its batch: a plugin goes through about as many, each with its 2 MiB.
         .decommit_batch_size(4)
         .max_unused_warm_slots(4);
     pool
