@@ -15,7 +15,7 @@ use std::time::Duration;
 
 pub use policy::{Policy, Restart};
 pub use state::{Death, Entry, Pair, Record, Refused, Run, Track};
-pub use words::{Booked, Cause, EventKind, PluginState, RefusalReason, Source, Stage, TrackState};
+pub use words::{Booked, Cause, EventKind, PluginState, RefusalReason, Reload, Source, Stage, TrackState};
 
 use crate::digest::{Digest, Generation};
 use crate::node::NodeName;
@@ -51,6 +51,8 @@ pub enum Input {
     Bundled(CheckerKey, Offer),
     /// What the directory has under a name. It goes before what is built in.
     File(CheckerKey, Offer),
+    /// The directory's file was written anew with the bytes it had.
+    Unchanged(CheckerKey),
     /// The directory has nothing under the name any more, for good.
     FileRemoved(CheckerKey),
     /// Neither directory nor disk has the bytes of a start, or they are no longer trusted, or it rejected its
@@ -116,6 +118,8 @@ pub struct Turn {
     pub events: Vec<Event>,
     /// Each death, by what became of it.
     pub deaths: Vec<(CheckerKey, Cause, Booked)>,
+    /// What newer files and configurations came to.
+    pub reloads: Vec<(CheckerKey, Reload)>,
     /// Records to be stored.
     pub writes: BTreeMap<CheckerKey, Record>,
 }
@@ -163,6 +167,8 @@ struct Slot {
     removed: bool,
     /// It served before the daemon was started: it is missed until it does again.
     missed: bool,
+    /// The generation that answered last: that the same one answers again is no reload.
+    answered: Option<Generation>,
     told: Told,
 }
 
@@ -222,8 +228,9 @@ impl Supervisor {
     pub fn restore(&mut self, records: BTreeMap<CheckerKey, Record>, now: Time) {
         for (name, record) in records {
             let restart = self.policy.of(&name).clone();
-            let missed = record.good.is_some();
-            let mut slot = Slot { stored: record.clone(), record, missed, ..Slot::default() };
+            let answered = record.good.as_ref().map(|good| good.generation);
+            let missed = answered.is_some();
+            let mut slot = Slot { stored: record.clone(), record, missed, answered, ..Slot::default() };
             for entry in slot.record.ledger.values_mut() {
                 entry.next = entry.next.map(|next| next.min(now + restart.backoff_cap));
                 entry.last.at = entry.last.at.min(now);
@@ -395,6 +402,7 @@ impl Supervisor {
                 slot.removed = false;
                 self.asked(&name, now);
             }
+            Input::Unchanged(name) => self.reloaded(&name, Reload::Unchanged),
             Input::FileRemoved(name) => self.file_removed(&name, now),
             Input::Rejected(name, generation, reason, message) => {
                 self.refuse(&name, &generation, reason, message, now);
@@ -431,6 +439,7 @@ impl Supervisor {
             let good = track(bundled, Source::Bundled, &slot.record, now);
             // A later version of the daemon has other bytes built in.
             self.turn.decisions.push(Decision::Keep(name.clone(), good.generation));
+            slot.answered.get_or_insert(good.generation);
             slot.record.good = Some(good);
         }
         let Some((source, offer)) = slot.asked().map(|(source, offer)| (source, offer.clone())) else {
@@ -452,7 +461,7 @@ impl Supervisor {
         } else if !known {
             slot.record.wanted = Some(track(&offer, source, &slot.record, now));
             if let Err((_, message)) = &offer.admission {
-                self.tell(EventKind::PluginRefused, name, Some(offer.generation), None, message);
+                self.refused(name, offer.generation, message);
             }
             return;
         }
@@ -497,7 +506,18 @@ impl Supervisor {
         }
         self.turn.decisions.append(&mut stopped);
         if news {
-            self.tell(EventKind::PluginRefused, name, Some(*of), None, &message);
+            self.refused(name, *of, &message);
+        }
+    }
+
+    fn refused(&mut self, name: &CheckerKey, generation: Generation, message: &str) {
+        self.reloaded(name, Reload::Refused);
+        self.tell(EventKind::PluginRefused, name, Some(generation), None, message);
+    }
+
+    fn reloaded(&mut self, name: &CheckerKey, came_to: Reload) {
+        if self.plugins.contains_key(name) {
+            self.turn.reloads.push((name.clone(), came_to));
         }
     }
 
@@ -521,6 +541,7 @@ impl Supervisor {
         self.stop_all(name);
         if let Some(slot) = self.plugins.get_mut(name) {
             slot.record = Record { last_start: slot.record.last_start, ..Record::default() };
+            slot.answered = None;
         }
         self.tell(EventKind::PluginRemoved, name, None, None, "its file is gone");
     }
@@ -721,6 +742,7 @@ impl Supervisor {
             return Booked::Merged;
         };
         let on_probation = slot.on_probation(death.start);
+        let is_newer = slot.record.wanted.as_ref().is_some_and(|wanted| wanted.start == death.start);
         let Some(track) = slot.track_of(death.start) else {
             return Booked::Merged;
         };
@@ -746,6 +768,12 @@ impl Supervisor {
         slot.record.ledger.insert(generation, Entry { count, last: death, next });
         let fallback = slot.record.good.as_ref().filter(|good| on_probation && good.is_serving());
         let fallback = fallback.map(|good| good.generation);
+        if fallback.is_some() {
+            slot.answered = fallback;
+        }
+        if is_newer && booked != Booked::Starved {
+            self.reloaded(name, if fallback.is_some() { Reload::RolledBack } else { Reload::Crashed });
+        }
         if booked == Booked::Starved {
             self.tell(EventKind::HostStarved, name, Some(generation), node.clone(), &message);
         } else {
@@ -830,6 +858,11 @@ impl Supervisor {
                 Told::Silent => Some(Decision::Silent(name.clone())),
                 Told::Gone => Some(Decision::Gone(name.clone())),
             });
+        }
+        let answers = slot.record.answering().map(|track| track.generation);
+        if answers.is_some() && answers != slot.answered {
+            slot.answered = answers;
+            self.turn.reloads.push((name.clone(), Reload::Swapped));
         }
         let stored = as_stored(&slot.record);
         if stored != slot.stored {

@@ -8,7 +8,7 @@ use apgar_core::decision::{Mode, Step};
 use apgar_core::event::{Event, Verification};
 use apgar_core::fleet::{Fleet, ReconcileError};
 use apgar_core::recovery::{Cause, Shown};
-use apgar_core::supervision::{self, Booked, EventKind};
+use apgar_core::supervision::{self, Booked, Reload};
 use apgar_core::time::Time;
 use apgar_core::verdict::{CheckerKey, Verdict};
 use apgar_engine::{Corrections, DirectoryState, Finished};
@@ -16,7 +16,6 @@ use prometheus::core::Collector;
 use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, Opts, TextEncoder};
 
 use crate::config::Settings;
-use crate::events::Happened;
 use crate::supervise::Plugins;
 
 /// From 10 µs, a bundled checker in a fresh store, to past the longest CPU budget (2 s).
@@ -47,9 +46,6 @@ const RECONCILE_ERRORS: [ReconcileError; 6] = [
 
 /// What came of checks.
 const CALLS: [&str; 5] = ["pass", "fail", "err", "died", "late"];
-
-/// What came of offered files and settings.
-const RELOADS: [&str; 4] = ["swapped", "refused", "crashed", "rolled-back"];
 
 /// The daemon's metrics.
 #[derive(Debug)]
@@ -180,31 +176,10 @@ impl Metrics {
         }
     }
 
-    /// Counts what a reload came to.
-    pub fn plugin(&self, event: &Happened) {
-        let result = match event.kind {
-            EventKind::PluginLoaded | EventKind::PluginSwapped => "swapped",
-            EventKind::PluginRefused => "refused",
-            EventKind::PluginCrashed | EventKind::PluginSaturated => "crashed",
-            EventKind::RolledBack => "rolled-back",
-            EventKind::PluginRestarted
-            | EventKind::PluginReset
-            | EventKind::PluginForgiven
-            | EventKind::PluginStopped
-            | EventKind::PluginRemoved
-            | EventKind::NodeReleased
-            | EventKind::NodeQuarantined
-            | EventKind::DirectoryBack
-            | EventKind::DirectoryLost
-            | EventKind::DirectoryEmptied
-            | EventKind::HostStarved
-            | EventKind::EngineFault
-            | EventKind::StoreUnavailable
-            | EventKind::StoreRecordDropped => return,
-        };
-        // A name that no plugin may have is no label value: such an event names none.
-        if let Some(plugin) = &event.plugin {
-            self.reloads.with_label_values(&[plugin.as_str(), result]).inc();
+    /// Counts what newer files and configurations came to.
+    pub fn reloads<'a>(&self, reloads: impl Iterator<Item = &'a (CheckerKey, Reload)>) {
+        for (plugin, came_to) in reloads {
+            self.reloads.with_label_values(&[plugin.as_str(), came_to.as_str()]).inc();
         }
     }
 
@@ -221,7 +196,7 @@ impl Metrics {
     pub fn forget_plugin(&self, checker: &CheckerKey) {
         let plugin = checker.as_str();
         CALLS.iter().for_each(|result| forget(&self.calls, &[plugin, result]));
-        RELOADS.iter().for_each(|result| forget(&self.reloads, &[plugin, result]));
+        Reload::ALL.iter().for_each(|came_to| forget(&self.reloads, &[plugin, came_to.as_str()]));
         let fields = Corrections::default().counts();
         fields.iter().for_each(|(field, _)| forget(&self.sanitised, &[plugin, field]));
         for cause in supervision::Cause::ALL {

@@ -278,6 +278,7 @@ impl Loop {
         self.remember(supervised.happened, now);
         // A plugin that is gone keeps no series.
         self.metrics.deaths(supervised.deaths.iter().filter(|(name, ..)| self.plugins.is_known(name)));
+        self.metrics.reloads(supervised.reloads.iter().filter(|(name, _)| self.plugins.is_known(name)));
         supervised.gone.iter().for_each(|name| self.metrics.forget_plugin(name));
         let turn = self.fleet.turn(now, inputs);
         self.carry_out(turn, supervised.writes, supervised.starts, now);
@@ -402,10 +403,9 @@ impl Loop {
         }
     }
 
-    /// Logs, counts and remembers what happened to plugins.
+    /// Logs and remembers what happened to plugins.
     fn remember(&mut self, happened: Vec<Happened>, now: Time) {
         for event in happened {
-            self.metrics.plugin(&event);
             if self.events.push(event.clone(), now) {
                 log::plugin(&event);
                 if event.kind.is_warning() {

@@ -9,7 +9,7 @@ use apgar_core::digest::{Digest, Generation};
 use apgar_core::fleet::{Check, Input};
 use apgar_core::node::NodeName;
 use apgar_core::supervision::{
-    self, Ask, Booked, Cause, Death, Decision, EventKind, Pair, PluginState, Policy, Record, Stage, Standing,
+    self, Ask, Booked, Cause, Death, Decision, EventKind, Pair, PluginState, Policy, Record, Reload, Stage, Standing,
     Supervisor,
 };
 use apgar_core::time::Time;
@@ -112,6 +112,8 @@ pub struct Turn {
     pub happened: Vec<Happened>,
     /// Each death, by what became of it.
     pub deaths: Vec<(CheckerKey, Cause, Booked)>,
+    /// What newer files and configurations came to.
+    pub reloads: Vec<(CheckerKey, Reload)>,
     /// Plugins that are gone, with their series.
     pub gone: Vec<CheckerKey>,
 }
@@ -164,6 +166,7 @@ impl Plugins {
             RegistryEvent::Offered { name, source: supervision::Source::Directory, offer } => {
                 self.inbox.push(Input::File(name, offer));
             }
+            RegistryEvent::Unchanged { name } => self.inbox.push(Input::Unchanged(name)),
             RegistryEvent::Removed { name } => {
                 if !self.wishes.bundled.contains(&name) {
                     self.registry.forget(&name);
@@ -277,10 +280,11 @@ impl Plugins {
     /// `nodes` is how many nodes there are.
     pub fn turn(&mut self, nodes: usize, now: Time) -> Turn {
         let decided = self.supervisor.turn(std::mem::take(&mut self.inbox), nodes, now);
-        let mut turn = Turn { writes: decided.writes, deaths: decided.deaths, ..Turn::default() };
+        let supervision::Turn { decisions, events, deaths, reloads, writes } = decided;
+        let mut turn = Turn { writes, deaths, reloads, ..Turn::default() };
         turn.happened = std::mem::take(&mut self.happened);
-        turn.happened.extend(decided.events.into_iter().map(Happened::from));
-        for decision in decided.decisions {
+        turn.happened.extend(events.into_iter().map(Happened::from));
+        for decision in decisions {
             match decision {
                 Decision::Start(name, generation, number) => turn.starts.push(Start { name, generation, number }),
                 Decision::Stop(name, start) => self.registry.give_up(&name, start),

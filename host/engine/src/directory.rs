@@ -91,6 +91,11 @@ pub enum DirectoryEvent {
         /// The text of its signature file, verified; none if no signature is required.
         signature: Option<Arc<str>>,
     },
+    /// A file was written anew with the bytes it had.
+    Unchanged {
+        /// The file's stem.
+        name: CheckerKey,
+    },
     /// A file is gone for good: two looks in a row did not find it, or a person said so.
     Removed {
         /// The file's stem.
@@ -334,7 +339,10 @@ impl Directory {
                     reads.push(pending);
                 }
                 Ok(read) if pending.digest == Some(read.digest) => events.extend(reconciler.stable(pending.name, read)),
-                Ok(read) if reconciler.is_same(&pending.name, &read) => {}
+                Ok(read) if reconciler.is_same(&pending.name, &read) => {
+                    let name = pending.name.as_str().into();
+                    events.extend(pending.touched.then_some(DirectoryEvent::Unchanged { name }));
+                }
                 Ok(read) => {
                     pending.digest = Some(read.digest);
                     pending.refusal = None;
@@ -602,14 +610,16 @@ fn read_file(name: &str, path: &Path, most: u64, keys: &[PublicKey]) -> Result<R
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Pending {
     name: String,
+    /// It is read because it shows a change, and not only because it is time to.
+    touched: bool,
     digest: Option<Digest>,
     /// The bytes are stable, but their signature is not accepted, and of which file and signature that is true.
     refusal: Option<(SignedId, Refusal)>,
 }
 
 impl Pending {
-    fn new(name: String) -> Self {
-        Self { name, digest: None, refusal: None }
+    fn new(name: String, touched: bool) -> Self {
+        Self { name, touched, digest: None, refusal: None }
     }
 }
 
@@ -785,9 +795,10 @@ impl Reconciler {
                 Seen::File(id) if id.file.size > self.file_size => too_large(&name, id.file.size, self.file_size),
                 Seen::File(id) => {
                     let known = self.known.entry(name.clone()).or_default();
-                    if every_digest || known.id != Some(id) {
+                    let touched = known.id != Some(id);
+                    if every_digest || touched {
                         known.id = Some(id);
-                        reads.push(Pending::new(name));
+                        reads.push(Pending::new(name, touched));
                     }
                     continue;
                 }
@@ -937,6 +948,7 @@ mod tests {
     fn in_short(event: &DirectoryEvent) -> String {
         match event {
             DirectoryEvent::Found { name, .. } => format!("found {}", name.as_str()),
+            DirectoryEvent::Unchanged { name } => format!("unchanged {}", name.as_str()),
             DirectoryEvent::Removed { name } => format!("removed {}", name.as_str()),
             DirectoryEvent::Refused { name, refusal } => format!("{} {}", name.as_str(), refusal.reason),
             DirectoryEvent::Lost { .. } => "lost".to_owned(),
@@ -1136,6 +1148,19 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn p_59_equal_bytes_written_anew_are_told_and_a_poll_of_digests_is_not() {
+        let mut watched = Watched::new(&[("a.wasm", b"a")]);
+        assert_eq!(watched.next().await, "found a");
+        watched.handle.rescan().await;
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        fs::write(watched.dir.path().join("a.tmp"), b"a").unwrap();
+        fs::rename(watched.dir.path().join("a.tmp"), watched.dir.path().join("a.wasm")).unwrap();
+        assert_eq!(watched.next().await, "unchanged a");
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+        assert!(watched.events.try_recv().is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn what_would_hang_a_reader_is_refused() {
         let mut watched = Watched::new(&[]);
         let made = std::process::Command::new("mkfifo").arg(watched.dir.path().join("pipe.wasm")).status().unwrap();
@@ -1218,6 +1243,7 @@ mod tests {
         assert_eq!(watched.next().await, "found other");
         // Another signature over the bytes that serve says nothing new.
         fs::write(watched.dir.path().join("good.wasm.sig"), sign(&ours, b"good") + "\n").unwrap();
+        assert_eq!(watched.next().await, "unchanged good");
         fs::write(watched.dir.path().join("missing.wasm.sig"), sign(&ours, b"missing")).unwrap();
         assert_eq!(watched.next().await, "found missing");
         assert!(watched.events.try_recv().is_err());

@@ -85,6 +85,11 @@ pub enum RegistryEvent {
         /// What, and whether it may be started.
         offer: Offer,
     },
+    /// The directory's file was written anew with the bytes it had.
+    Unchanged {
+        /// The name.
+        name: CheckerKey,
+    },
     /// The directory has nothing under the name any more, for good.
     Removed {
         /// The name.
@@ -278,6 +283,7 @@ impl Registry {
                     inner.file(name, File::Unread(refusal)).await;
                 }
             }
+            DirectoryEvent::Unchanged { name } => inner.tell(RegistryEvent::Unchanged { name }).await,
             DirectoryEvent::Removed { name } => {
                 {
                     let mut state = crate::lock(&inner.state);

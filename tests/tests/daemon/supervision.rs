@@ -497,6 +497,11 @@ async fn p_47_p_87_p_88_p_90_p_67_a_bad_version_is_taken_back_and_the_good_one_o
     world.drop_in("later.wasm", &good)?;
     daemon.until_running("later").await?;
     assert_eq!(daemon.now("mine").await?["wanted"], over["wanted"]);
+    // P-59 is counted, and so are the two that were taken back; that the good one answers again is no swap.
+    for (result, times) in [("unchanged", 1), ("rolled-back", 2), ("swapped", 3)] {
+        let reloads = format!("civo_node_agent_plugin_reloads_total{{plugin=\"mine\",result=\"{result}\"}} {times}");
+        daemon.until_metric(&reloads).await?;
+    }
 
     // P-90: over a restart the good one serves from what was kept, and the marker of the bad one is still there.
     ensure!(daemon.terminate()?.success(), "SIGTERM is no failure");

@@ -58,7 +58,8 @@ async fn of_a_thousand_files_as_many_as_there_is_room_for_are_loaded() {
                     let message = format!("{name}.wasm is one too many: at most 64 plugins are loaded");
                     assert_eq!(refusal.message, message);
                 }
-                odd @ (DirectoryEvent::Removed { .. }
+                odd @ (DirectoryEvent::Unchanged { .. }
+                | DirectoryEvent::Removed { .. }
                 | DirectoryEvent::Lost { .. }
                 | DirectoryEvent::Emptied { .. }
                 | DirectoryEvent::Back) => panic!("{odd:?}"),

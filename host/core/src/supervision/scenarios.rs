@@ -39,6 +39,7 @@ struct World {
     kept: Vec<Generation>,
     events: Vec<EventKind>,
     deaths: Vec<(Cause, Booked)>,
+    reloads: Vec<Reload>,
     /// Starts answer at once: with success, or with a death in the self-check.
     passes: BTreeMap<Generation, bool>,
     name: CheckerKey,
@@ -56,6 +57,7 @@ impl World {
             kept: Vec::new(),
             events: Vec::new(),
             deaths: Vec::new(),
+            reloads: Vec::new(),
             passes: BTreeMap::new(),
             name: CheckerKey::from("c"),
             last: Vec::new(),
@@ -90,6 +92,7 @@ impl World {
             self.store.extend(turn.writes);
             self.events.extend(turn.events.iter().map(|event| event.kind));
             self.deaths.extend(turn.deaths.iter().map(|(_, cause, booked)| (*cause, *booked)));
+            self.reloads.extend(turn.reloads.iter().map(|(_, came_to)| *came_to));
             for decision in &turn.decisions {
                 match decision {
                     Decision::Start(name, generation, start) => {
@@ -333,6 +336,39 @@ fn p_23_p_47_a_death_in_a_start_leaves_the_good_one_answering() {
         );
         assert_eq!(world.record().marker().unwrap().1.last.stage, stage);
     }
+}
+
+#[test]
+fn a_reload_is_counted_once_by_what_it_came_to() {
+    use Reload::{Crashed, Refused, RolledBack, Swapped, Unchanged};
+    let mut world = world();
+    assert_eq!(world.reloads, [Swapped], "a file that is new");
+    // The proven one dies, and is started again: nobody asked for anything else.
+    world.crashes();
+    world.to(60);
+    world.restart(Policy::default());
+    world.turn(vec![Input::Unchanged("c".into()), Input::Unchanged("nobody".into())]);
+    assert_eq!((world.answering(), &world.reloads[1..]), (Some(3), &[Unchanged][..]));
+    // B dies in its start, then on probation; A is back, without being another one.
+    world.trap_in_start("B");
+    world.file(offer("B"));
+    world.pass("B");
+    world.to(120);
+    world.crashes();
+    assert_eq!((world.answering(), &world.reloads[2..]), (Some(3), &[Crashed, Swapped, RolledBack][..]));
+    world.file(refused("C", RefusalReason::Unsigned));
+    world.file(refused("C", RefusalReason::Unsigned));
+    assert_eq!(world.reloads[5..], [Refused]);
+    // A starved host is nobody's reload.
+    world.file(offer("D"));
+    let death = world.death(world.record().last_start, Cause::HostStarved, Stage::SelfCheck, None);
+    world.turn(vec![Input::Died("c".into(), death, None)]);
+    assert_eq!(world.reloads.len(), 6);
+
+    let mut world = overridden();
+    assert_eq!(world.reloads, [Swapped], "what is built in is no reload");
+    world.turn(vec![Input::FileRemoved("c".into())]);
+    assert_eq!(world.reloads, [Swapped, Swapped]);
 }
 
 #[test]

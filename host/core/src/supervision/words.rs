@@ -172,6 +172,22 @@ words! {
 }
 
 words! {
+    /// What a newer file or configuration came to (`supervision` 6.4).
+    Reload {
+        /// Another generation answers.
+        Swapped => "swapped",
+        /// It is not acceptable.
+        Refused => "refused",
+        /// It died before it answered, or when nothing was there to fall back on.
+        Crashed => "crashed",
+        /// It died on probation; the one before answers again.
+        RolledBack => "rolled-back",
+        /// The file was written anew with the bytes it had.
+        Unchanged => "unchanged",
+    }
+}
+
+words! {
     /// The kinds of events (`supervision` 6.5).
     EventKind {
         /// The first generation of a plugin serves.
