@@ -1169,15 +1169,16 @@ fn p_51_a_check_from_before_a_swap_counts_once_and_until_the_new_generation_judg
             threshold: Duration::from_secs(300),
         });
         let (check, node, checker) = (check.id, check.node.name.clone(), check.checker.clone());
+        let awaited = world.fleet.awaits(check, &node, &checker);
         world.fleet.turn(now, vec![Input::Judged { check, node, checker, verdict, remember: true }]);
         let view = world.fleet.node(N).unwrap();
         let said = view.checkers().find(|checker| checker.key.as_str() == "net").unwrap().verdict;
-        said.and_then(|verdict| verdict.judgement()).unwrap().reason.to_string()
+        (said.and_then(|verdict| verdict.judgement()).unwrap().reason.to_string(), awaited)
     };
-    assert_eq!(answer(&old, "before"), "before", "nobody else has judged the node yet");
-    assert_eq!(answer(&old, "twice"), "before");
-    assert_eq!(answer(&new, "new"), "new");
-    assert_eq!(answer(&old, "after"), "new");
+    assert_eq!(answer(&old, "before"), ("before".to_owned(), true), "nobody else has judged the node yet");
+    assert_eq!(answer(&old, "twice"), ("before".to_owned(), false));
+    assert_eq!(answer(&new, "new"), ("new".to_owned(), true));
+    assert_eq!(answer(&old, "after"), ("new".to_owned(), false));
 }
 
 #[test]

@@ -373,7 +373,8 @@ impl Loop {
 
     /// The result of a check, unless it is late (`supervision` 4.7).
     fn judged_input(&self, done: Finished) -> Option<Input> {
-        let counts = self.plugins.standing(&done) != Standing::Late;
+        let (node, checker) = (&done.node.name, done.plugin.key());
+        let counts = self.plugins.standing(&done) != Standing::Late && self.fleet.awaits(done.id, node, checker);
         // A plugin that is gone keeps no series.
         if self.plugins.is_told(done.plugin.key()) {
             self.metrics.judged(&done, counts);

@@ -246,6 +246,17 @@ impl Fleet {
         }
     }
 
+    /// Whether the answer to this check is waited for, be it of the generation before. One that is not is late.
+    #[must_use]
+    pub fn awaits(&self, check: CheckId, node: &NodeName, key: &CheckerKey) -> bool {
+        let Ok(at) = self.index_of(key) else {
+            return false;
+        };
+        let answer = self.nodes.get(node).and_then(|slot| slot.answers.get(at));
+        let asked = answer.is_some_and(|answer| answer.pending && answer.asked == check);
+        asked || self.checkers.get(at).is_some_and(|served| served.displaced.get(node) == Some(&check))
+    }
+
     fn judged(&mut self, check: CheckId, node: NodeName, key: CheckerKey, verdict: Verdict, remember: bool) {
         let Ok(at) = self.index_of(&key) else {
             return;
