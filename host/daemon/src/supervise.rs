@@ -247,10 +247,7 @@ impl Plugins {
                 let death = booked(death, start, Some(node.clone()), now);
                 supervision::Input::Died(name.clone(), death, Some(Digest::of_node(&done.node)))
             }
-            None => {
-                let slow = done.result.is_slow(done.plugin.limits());
-                supervision::Input::Completed(name.clone(), start, node.clone(), slow)
-            }
+            None => supervision::Input::Completed(name.clone(), start, node.clone(), done.result.slow),
         });
     }
 

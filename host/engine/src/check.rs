@@ -40,6 +40,9 @@ pub struct CheckDone {
     pub ticks: u32,
     /// The most linear memory it had, in bytes.
     pub peak_memory: u64,
+    /// It completed, and took guest time at or above the soft limit by its own doing: not while the host stood still,
+    /// or let it wait for more than half of its time.
+    pub slow: bool,
     /// Calls from guest to host.
     pub host_calls: u32,
     /// What it wrote to its log.
@@ -117,7 +120,9 @@ pub(crate) async fn check(plugin: &Plugin, node: Arc<Node>, meter: &Arc<Meter>, 
     };
     let trace = backtrace(&ended);
     let result = settle(ended, spent, Stage::Check, started, ticker);
+    let slow = result.is_ok() && spent.guest >= limits.soft_limit && starved(spent, started, ticker).is_none();
     let mut done = conclude(plugin, result, &mut store, spent);
+    done.slow = slow;
     done.log_lines.extend(trace);
     if let (Some(memories), Some(pad)) = (&plugin.memories, store.data_mut().pad.take()) {
         memories.put(&plugin.key, &node, pad, done.end());
@@ -170,9 +175,7 @@ pub(crate) fn settle<T>(
 ) -> Result<T, Fault> {
     let took = started.elapsed();
     let cut_off = |cause, detail: String| {
-        let stalled = ticker.stalled_since(started);
-        if stalled || spent.starved > took / 2 {
-            let why = if stalled { "the host stood still" } else { "it was not run for more than half of its time" };
+        if let Some(why) = starved(spent, started, ticker) {
             return Fault::Death(Death::new(Cause::HostStarved, stage, format!("{detail}; {why}")));
         }
         Fault::Death(Death::new(cause, stage, detail))
@@ -190,6 +193,14 @@ pub(crate) fn settle<T>(
         }
         Ended::TookTooLong => Err(cut_off(Cause::Deadline, format!("not done after {} ms", took.as_millis()))),
     }
+}
+
+/// Why the time that a run took is the host's doing, if it is (`supervision` 2.2).
+fn starved(spent: Spent, started: Instant, ticker: &Ticker) -> Option<&'static str> {
+    if ticker.stalled_since(started) {
+        return Some("the host stood still");
+    }
+    (spent.starved > started.elapsed() / 2).then_some("it was not run for more than half of its time")
 }
 
 impl Broken {
@@ -309,6 +320,7 @@ fn conclude(plugin: &Plugin, result: Result<Said, Fault>, store: &mut Store<Host
         took: Duration::ZERO,
         ticks: host.ticks(),
         peak_memory: host.memory.peak(),
+        slow: false,
         host_calls: host.calls(),
         log_lines,
         corrections,
@@ -338,6 +350,7 @@ impl CheckDone {
             took: Duration::ZERO,
             ticks: 0,
             peak_memory: 0,
+            slow: false,
             host_calls: 0,
             log_lines: Vec::new(),
             corrections: Corrections::default(),
@@ -357,12 +370,6 @@ impl CheckDone {
     pub(crate) fn fault(what: impl Into<String>) -> Self {
         let what = what.into();
         Self { fault: Some(what.clone()), ..Self::unknown(UnknownCause::Error, Arc::from(what)) }
-    }
-
-    /// True if a completed check took guest time at or above the soft limit.
-    #[must_use]
-    pub fn is_slow(&self, limits: &limits::Limits) -> bool {
-        self.death.is_none() && self.fault.is_none() && self.guest_time >= limits.soft_limit
     }
 }
 

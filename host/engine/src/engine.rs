@@ -282,6 +282,8 @@ impl std::fmt::Debug for Engine {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use apgar_core::verdict::{UnknownCause, Verdict};
     use wasmtime::StoreContextMut;
 
@@ -327,6 +329,24 @@ mod tests {
     fn is_ours(death: &Death, stage: Stage) {
         assert_eq!((death.cause, death.stage), (Cause::HostPanic, stage), "{death}");
         assert!(death.detail.contains("an import of ours"), "{death}");
+    }
+
+    #[tokio::test]
+    async fn a_check_is_not_slow_while_the_host_stands_still() {
+        let engine = engine("panics");
+        let limits = Limits { soft_limit: Duration::from_nanos(1), ..Limits::default() };
+        let plugin = engine.load(Candidate { limits, ..candidate("asks", ASKS) }).await.unwrap();
+        let check = async |name: &str| engine.check(&plugin, Arc::new(Node::named(name))).await;
+        // On a busy machine the host may stand still by itself: not each time.
+        let mut slow = false;
+        for _ in 0..1000 {
+            slow = slow || check("well").await.slow;
+        }
+        assert!(slow);
+        assert!(!check("panics").await.slow, "it did not complete");
+        engine.inner.ticker.stall();
+        let done = check("well").await;
+        assert_eq!((done.verdict.result(), done.slow), ("pass", false));
     }
 
     /// More of them than there are permits in the engine, or slots in its pool: each is given back.

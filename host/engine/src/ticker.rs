@@ -55,7 +55,7 @@ impl Ticker {
         let gap = now.saturating_sub(self.last.swap(now, Ordering::Relaxed));
         self.largest_gap.fetch_max(gap, Ordering::Relaxed);
         if gap >= micros(TICKER_GAP) {
-            self.stall_ended.store(now, Ordering::Relaxed);
+            self.stall_ended.fetch_max(now, Ordering::Relaxed);
         }
     }
 
@@ -72,6 +72,12 @@ impl Ticker {
     pub(crate) fn stalled_since(&self, since: Instant) -> bool {
         let since = micros(since.saturating_duration_since(self.started));
         self.stall_ended.load(Ordering::Relaxed) > since || self.health().last_tick_ago >= TICKER_GAP
+    }
+
+    /// Stands still from the point of view of everybody who looks from now on.
+    #[cfg(test)]
+    pub(crate) fn stall(&self) {
+        self.stall_ended.store(u64::MAX, Ordering::Relaxed);
     }
 }
 
