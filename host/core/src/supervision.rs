@@ -83,8 +83,9 @@ pub enum Decision {
     Start(CheckerKey, Generation, u64),
     /// End a start: its checks may finish, nothing new begins.
     Stop(CheckerKey, u64),
-    /// Keep the bytes and the configuration of this generation: it serves after a restart whatever the directory
-    /// holds.
+    /// Keep the bytes and the configuration of this generation, unless they are: it serves after a restart whatever
+    /// the directory holds. Decided each time that a good generation comes to life, since what was kept may be lost, or
+    /// may have found no room.
     Keep(CheckerKey, Generation),
     /// Checks go to this start from now on.
     Answers(CheckerKey, u64),
@@ -437,8 +438,6 @@ impl Supervisor {
         };
         if let (None, Some(bundled)) = (&slot.record.good, &slot.bundled) {
             let good = track(bundled, Source::Bundled, &slot.record, now);
-            // A later version of the daemon has other bytes built in.
-            self.turn.decisions.push(Decision::Keep(name.clone(), good.generation));
             slot.answered.get_or_insert(good.generation);
             slot.record.good = Some(good);
         }
@@ -608,7 +607,9 @@ impl Supervisor {
         let overridden = before.as_ref().is_some_and(|good| good.source == Source::Directory);
         let returns = slot.record.ledger.contains_key(&generation);
         let is_wanted = slot.record.wanted.as_ref().is_some_and(|wanted| wanted.start == start);
-        if is_wanted && (!was_served || (source == Source::Bundled && overridden)) {
+        if !is_wanted {
+            self.turn.decisions.push(Decision::Keep(name.clone(), generation));
+        } else if !was_served || (source == Source::Bundled && overridden) {
             self.promote(name);
         }
         let kind = match (was_served && is_wanted, returns) {

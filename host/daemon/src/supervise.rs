@@ -200,11 +200,10 @@ impl Plugins {
                 };
                 self.inbox.push(Input::Died(name, death, None));
             }
-            RegistryEvent::NotStored { name, generation } => {
-                let message = "a start goes on although its record is not on disk".to_owned();
+            RegistryEvent::NotStored { name, generation, why } => {
                 self.happened.push(Happened {
                     generation: Some(generation),
-                    ..Happened::to(&name, EventKind::StoreUnavailable, message)
+                    ..Happened::to(&name, EventKind::StoreUnavailable, why)
                 });
             }
             RegistryEvent::Odd { refusal, .. } => {

@@ -129,12 +129,15 @@ pub enum RegistryEvent {
         /// What failed.
         what: String,
     },
-    /// A start went on although its record is not on disk.
+    /// Something is not on disk that should be: a start went on without its record, or a generation will not serve
+    /// after a restart.
     NotStored {
         /// Of whom.
         name: CheckerKey,
         /// Of what.
         generation: Generation,
+        /// What is not, and why.
+        why: String,
     },
     /// A file that no plugin row can show: a bad name, or one too many.
     Odd {
@@ -369,12 +372,15 @@ impl Registry {
     /// Keeps bytes, signature and configuration of a generation: it can be started whatever becomes of its file.
     pub fn keep(&self, name: &CheckerKey, generation: &Generation) {
         let mut state = crate::lock(&self.inner.state);
-        let Some(prepared) = state.prepared(name, generation) else {
+        if let Some(prepared) = state.prepared(name, generation) {
+            state.kept.insert(name.clone(), prepared);
+            drop(state);
+            self.inner.write_kept(name.clone());
             return;
-        };
-        state.kept.insert(name.clone(), prepared);
+        }
         drop(state);
-        self.inner.write_kept(name.clone());
+        let (inner, name, generation) = (self.inner.clone(), name.clone(), *generation);
+        tokio::task::spawn_blocking(move || inner.not_kept(name, generation, "its bytes are not to be had"));
     }
 
     /// Keeps nothing of that name any more.
@@ -423,9 +429,17 @@ impl Inner {
             let put = bytes.read().map(|read| shelf.put(read, bytes.digest())).map_err(|refusal| refusal.message);
             let written = put.and_then(|_| shelf.keep(&name, &kept).map_err(|error| error.to_string()));
             if let Err(why) = written {
-                tracing::warn!(plugin = name.as_str(), why, "the good generation of a checker cannot be kept");
+                inner.not_kept(name, kept.generation, &why);
             }
         });
+    }
+
+    /// Says so, where a thread may be held up.
+    fn not_kept(&self, name: CheckerKey, generation: Generation, why: &str) {
+        let why = format!("the good generation cannot be kept for the next start: {why}");
+        if self.events.blocking_send(RegistryEvent::NotStored { name, generation, why }).is_err() {
+            tracing::debug!("nobody listens to the plugin registry any more");
+        }
     }
 
     /// The good generation may have been signed anew: by a key that is still trusted when the old one is not.
@@ -512,7 +526,8 @@ impl Inner {
         if let Some(stored) = stored
             && !matches!(tokio::time::timeout(STORED_WITHIN, stored).await, Ok(Ok(true)))
         {
-            self.tell(RegistryEvent::NotStored { name: name.clone(), generation }).await;
+            let why = "a start goes on although its record is not on disk".to_owned();
+            self.tell(RegistryEvent::NotStored { name: name.clone(), generation, why }).await;
         }
         let name = name.clone();
         let prepared = crate::lock(&self.state).prepared(&name, &generation);

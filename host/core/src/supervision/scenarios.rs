@@ -674,6 +674,24 @@ fn p_70_a_removed_plugin_leaves_only_its_last_number() {
 }
 
 #[test]
+fn what_is_good_is_kept_each_time_that_it_comes_to_life() {
+    let mut world = world();
+    world.pass("B");
+    world.file(offer("B"));
+    assert_eq!(world.kept, [generation("A")], "B has proven nothing");
+    world.crashes();
+    world.restart(Policy::default());
+    world.turn(Vec::new());
+    assert_eq!(world.kept, [generation("A"); 2]);
+
+    let mut world = World::empty(Policy::default());
+    world.turn(vec![Input::Bundled("c".into(), offer("bundled"))]);
+    assert_eq!(world.kept, []);
+    world.turn(vec![Input::Started("c".into(), 1)]);
+    assert_eq!(world.kept, [generation("bundled")], "a later version of the daemon has other bytes built in");
+}
+
+#[test]
 fn p_73_withdrawn_trust_stops_what_runs() {
     let mut world = world();
     let (reason, message) = (RefusalReason::UntrustedKey, "no".to_owned());

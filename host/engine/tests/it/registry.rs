@@ -167,6 +167,31 @@ async fn the_good_generation_outlives_its_file_and_the_process() {
     world.is_unavailable("gpu", good).await;
 }
 
+#[tokio::test]
+async fn what_is_kept_and_was_lost_is_kept_anew_and_what_cannot_be_is_told() {
+    let home = tempfile::tempdir().unwrap();
+    let mut world = World::over(engine(home.path()), Configuration::default());
+    let name = CheckerKey::from("gpu");
+    let good = world.found("gpu", &small()).await.generation;
+    let shelf = home.path().join("cache/components");
+    let files = [shelf.join("gpu.json"), shelf.join(format!("{}.wasm", Digest::of(&small())))];
+    for _ in 0..2 {
+        world.registry.keep(&name, &good);
+        while !files.iter().all(|file| file.exists()) {
+            tokio::task::yield_now().await;
+        }
+        std::fs::remove_file(&files[0]).unwrap();
+    }
+    std::fs::remove_file(&files[1]).unwrap();
+    let never = Generation { bytes: None, config: Digest::of(b"{}") };
+    for (generation, expected) in [(good, "is not to be had from"), (never, "its bytes are not to be had")] {
+        world.registry.keep(&name, &generation);
+        let RegistryEvent::NotStored { generation: of, why, .. } = world.next().await else { panic!("it is kept") };
+        assert_eq!(of, generation);
+        assert!(why.contains(expected), "{why}");
+    }
+}
+
 fn engine(cache: &Path) -> Engine {
     Engine::new(EngineConfig { cache_dir: Some(cache.join("cache")), compile: Compile::InProcess }).unwrap()
 }
