@@ -27,6 +27,8 @@ pub enum Cache {
     State,
     /// In the user's cache directory: for commands.
     Own,
+    /// Nowhere: the state directory is another daemon's, or cannot be used.
+    Nowhere,
 }
 
 /// The engine for these settings.
@@ -37,6 +39,7 @@ pub fn engine(settings: &Settings, cache: Cache, compile: Compile) -> anyhow::Re
     let cache_dir = match cache {
         Cache::State => Some(settings.store.dir.join("cache")),
         Cache::Own => user_cache(),
+        Cache::Nowhere => None,
     };
     Ok(Engine::new(EngineConfig { cache_dir, compile })?)
 }

@@ -150,7 +150,9 @@ impl Daemon {
         let mut fleet = Fleet::new(policy);
         fleet.restore(records, clock.now());
 
-        let engine = plugins::engine(settings, Cache::State, compile)?;
+        // Whoever holds the journal keeps the good generations beside it, and tidies up there.
+        let cache = if store.is_some() { Cache::State } else { Cache::Nowhere };
+        let engine = plugins::engine(settings, cache, compile)?;
         let (judged_in, judged) = mpsc::channel(WAITING);
         let (outcomes_in, outcomes) = mpsc::channel(WAITING);
         let (queries_in, queries) = mpsc::channel(WAITING);

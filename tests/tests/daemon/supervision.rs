@@ -539,6 +539,26 @@ async fn p_47_p_87_p_88_p_90_p_67_a_bad_version_is_taken_back_and_the_good_one_o
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_does_not_hold_the_state_directory_keeps_nothing_in_it() -> Result<()> {
+    let world = World::new(&Story::new()).await?;
+    let config = FAST.replace("monitor_only = false", "monitor_only = true");
+    let holder = world.start(&config).await?;
+    world.drop_in("mine.wasm", &guest("usual")?)?;
+    holder.until_running("mine").await?;
+    let cache = world.home.path().join("state/cache");
+    wait_for("mine to be kept", SOON, async || Ok(cache.join("components/mine.json").exists().then_some(()))).await?;
+    // What appears here from now on is not the holder's: it starts nothing.
+    fs::remove_dir_all(&cache)?;
+    let other = world.start(&config).await?;
+    other.until_running("mine").await?;
+    other.until_running("disk").await?;
+    ensure!(other.terminate()?.success(), "SIGTERM is no failure");
+    ensure!(!cache.exists(), "it kept something");
+    assert_eq!(holder.now("mine").await?["state"], "Running");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn p_73_a_withdrawn_key_stops_what_it_signed_and_a_new_one_stops_nothing() -> Result<()> {
     let world = World::new(&Story::new()).await?;
     let apgar = || Command::new(&world.program);
