@@ -309,8 +309,8 @@ impl Loop {
                 let judged: Vec<Finished> = batches.into_iter().flatten().collect();
                 for done in &judged {
                     self.plugins.judged(done, now);
-                    // Nothing is held against a node that is gone.
-                    if done.result.death.is_some() && self.fleet.node(done.node.name.as_str()).is_none() {
+                    // Nothing is held against a node that is gone, or kept for it.
+                    if self.fleet.node(done.node.name.as_str()).is_none() {
                         self.plugins.node_gone(&done.node.name);
                     }
                 }

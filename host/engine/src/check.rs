@@ -112,7 +112,7 @@ pub(crate) async fn check(plugin: &Plugin, node: Arc<Node>, meter: &Arc<Meter>, 
     let host = store.data_mut();
     host.ends_after(wall);
     host.asker = plugin.asker.clone();
-    host.pad = plugin.memories.as_ref().map(|memories| memories.take(&plugin.key, &node, limits.scratchpad));
+    host.pad = plugin.memory.as_ref().map(|memory| memory.take(&node, limits.scratchpad));
     let allowance = Allowance { wall, waiting: limits.call_deadline };
     let (ended, spent) = {
         let run = pin!(judge(plugin, &mut store));
@@ -124,8 +124,8 @@ pub(crate) async fn check(plugin: &Plugin, node: Arc<Node>, meter: &Arc<Meter>, 
     let mut done = conclude(plugin, result, &mut store, spent);
     done.slow = slow;
     done.log_lines.extend(trace);
-    if let (Some(memories), Some(pad)) = (&plugin.memories, store.data_mut().pad.take()) {
-        memories.put(&plugin.key, &node, pad, done.end());
+    if let (Some(memory), Some(pad)) = (&plugin.memory, store.data_mut().pad.take()) {
+        memory.put(&node, pad, done.end());
     }
     drop(store);
     done.took = started.elapsed();

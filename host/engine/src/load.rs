@@ -145,7 +145,7 @@ fn link(
     let asker = uses(Capability::Http).then(|| Asker::new(&inner.http, key.as_str(), &limits.http_allow));
     let asker = asker.transpose().map_err(|error| LoadError::Engine(error.to_string()))?.map(Arc::new);
     let at_once = if asker.is_some() { limits::HTTP_PERMITS } else { limits::PLUGIN_PERMITS };
-    let memories = uses(Capability::Memory).then(|| inner.memories.clone());
+    let memory = uses(Capability::Memory).then(|| inner.memories.of(&key));
     Ok(Plugin {
         key,
         start: 0,
@@ -172,7 +172,7 @@ fn link(
         permits: Semaphore::new(at_once),
         drains: Drains::default(),
         at_once,
-        memories,
+        memory,
         asker,
         reasons: Reasons::default(),
         judging: Judging::default(),

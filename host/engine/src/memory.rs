@@ -1,5 +1,6 @@
 //! What guests were granted to keep from one check to the next: a small blob per plugin and node. It lives as long
-//! as the engine, outside of every store; a store holds a [`Pad`], which is put back once its check has returned.
+//! as the engine, outside of every store; a store holds a [`Pad`], which is put back once its check has returned. A
+//! start has its part of it, a [`Memory`], and loses that when its plugin is forgotten: checks may end after that.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -21,9 +22,26 @@ pub(crate) struct Memories(Mutex<Kept>);
 
 #[derive(Debug, Default)]
 struct Kept {
-    by_plugin: BTreeMap<CheckerKey, BTreeMap<NodeName, Entry>>,
+    by_plugin: BTreeMap<CheckerKey, Blobs>,
     /// Bytes of all entries.
     used: u64,
+    /// Plugins that there have been, those of before they were forgotten included.
+    lives: u64,
+}
+
+/// What one plugin has, from its first start until it is forgotten.
+#[derive(Debug, Default)]
+struct Blobs {
+    life: u64,
+    by_node: BTreeMap<NodeName, Entry>,
+}
+
+/// The part of one start.
+#[derive(Debug)]
+pub(crate) struct Memory {
+    all: Arc<Memories>,
+    plugin: CheckerKey,
+    life: u64,
 }
 
 #[derive(Debug)]
@@ -46,6 +64,8 @@ fn cost(blob: &[u8]) -> u64 {
 /// The blob of one plugin and node, as one check sees it.
 #[derive(Debug)]
 pub(crate) struct Pad {
+    /// As it was found.
+    found: Option<Arc<[u8]>>,
     blob: Option<Arc<[u8]>>,
     limit: u64,
     loaded: bool,
@@ -91,75 +111,77 @@ pub(crate) enum End {
 }
 
 impl Memories {
-    /// What `plugin` stored for `node`, if that is the node it was stored for.
-    pub(crate) fn take(&self, plugin: &CheckerKey, node: &Node, limit: u64) -> Pad {
-        let kept = crate::lock(&self.0);
-        let entry = kept.by_plugin.get(plugin).and_then(|nodes| nodes.get(&node.name));
-        let blob = entry.filter(|entry| entry.uid == node.uid).map(|entry| entry.blob.clone());
-        Pad { blob, limit, loaded: false, stored: false }
+    /// The part of a start of this plugin.
+    pub(crate) fn of(self: &Arc<Self>, plugin: &CheckerKey) -> Memory {
+        let kept = &mut *crate::lock(&self.0);
+        let blobs = kept.by_plugin.entry(plugin.clone()).or_insert_with(|| {
+            kept.lives += 1;
+            Blobs { life: kept.lives, ..Blobs::default() }
+        });
+        Memory { all: self.clone(), plugin: plugin.clone(), life: blobs.life }
     }
 
-    /// Keeps what the check stored, if it returned; counts its death against what it had loaded, if not. A blob for
-    /// which there is no room is not kept, and neither is the one it was to replace.
-    pub(crate) fn put(&self, plugin: &CheckerKey, node: &Node, pad: Pad, end: End) {
-        let Pad { blob, loaded, stored, .. } = pad;
-        let mut kept = crate::lock(&self.0);
-        match end {
-            End::Returned if stored => {
-                kept.remove(plugin, &node.name);
-                let Some(blob) = blob else { return };
-                if kept.used.saturating_add(cost(&blob)) <= limits::SCRATCHPADS {
-                    kept.used += cost(&blob);
-                    let entry = Entry { uid: node.uid.clone(), blob, deaths: 0 };
-                    kept.by_plugin.entry(plugin.clone()).or_default().insert(node.name.clone(), entry);
-                }
-            }
-            End::Returned if loaded => {
-                if let Some(entry) = kept.of(plugin, node) {
-                    entry.deaths = 0;
-                }
-            }
-            End::Died if loaded => {
-                let Some(entry) = kept.of(plugin, node) else { return };
-                entry.deaths += 1;
-                if entry.deaths >= DEATHS {
-                    kept.remove(plugin, &node.name);
-                }
-            }
-            End::Returned | End::Died | End::Cut => {}
-        }
-    }
-
-    /// Forgets what `plugin` stored.
+    /// Forgets what `plugin` stored, and whatever its starts store yet.
     pub(crate) fn forget_plugin(&self, plugin: &CheckerKey) {
         let mut kept = crate::lock(&self.0);
-        let nodes = kept.by_plugin.remove(plugin).unwrap_or_default();
-        kept.used -= nodes.values().map(Entry::cost).sum::<u64>();
+        let blobs = kept.by_plugin.remove(plugin).unwrap_or_default();
+        kept.used -= blobs.by_node.values().map(Entry::cost).sum::<u64>();
     }
 
     /// Forgets what was stored for `node`.
     pub(crate) fn forget_node(&self, node: &NodeName) {
-        let mut kept = crate::lock(&self.0);
-        let plugins: Vec<CheckerKey> = kept.by_plugin.keys().cloned().collect();
-        for plugin in plugins {
-            kept.remove(&plugin, node);
-        }
+        let kept = &mut *crate::lock(&self.0);
+        let gone = kept.by_plugin.values_mut().filter_map(|blobs| blobs.by_node.remove(node));
+        kept.used -= gone.map(|entry| entry.cost()).sum::<u64>();
     }
 }
 
-impl Kept {
-    fn of(&mut self, plugin: &CheckerKey, node: &Node) -> Option<&mut Entry> {
-        self.by_plugin.get_mut(plugin)?.get_mut(&node.name).filter(|entry| entry.uid == node.uid)
+impl Memory {
+    /// What the plugin stored for `node`, if that is the node it was stored for.
+    pub(crate) fn take(&self, node: &Node, limit: u64) -> Pad {
+        let mut kept = crate::lock(&self.all.0);
+        let entry = self.blobs(&mut kept.by_plugin).and_then(|blobs| blobs.by_node.get(&node.name));
+        let blob = entry.filter(|entry| entry.uid == node.uid).map(|entry| entry.blob.clone());
+        Pad { found: blob.clone(), blob, limit, loaded: false, stored: false }
     }
 
-    fn remove(&mut self, plugin: &CheckerKey, node: &NodeName) {
-        let Some(nodes) = self.by_plugin.get_mut(plugin) else { return };
-        if let Some(entry) = nodes.remove(node) {
-            self.used -= entry.cost();
+    /// Keeps what the check stored, if it returned; counts its death against what it had loaded, if not. A blob for
+    /// which there is no room is not kept, and neither is the one it was to replace. If what it found is there no
+    /// more, emptied or replaced by another check, nothing is kept or counted.
+    pub(crate) fn put(&self, node: &Node, pad: Pad, end: End) {
+        let Pad { found, blob, loaded, stored, .. } = pad;
+        let Kept { by_plugin, used, .. } = &mut *crate::lock(&self.all.0);
+        let Some(blobs) = self.blobs(by_plugin) else { return };
+        let entry = blobs.by_node.get_mut(&node.name).filter(|entry| entry.uid == node.uid);
+        if entry.as_ref().map(|entry| Arc::as_ptr(&entry.blob)) != found.as_ref().map(Arc::as_ptr) {
+            return;
         }
-        if nodes.is_empty() {
-            self.by_plugin.remove(plugin);
+        let (replaced, blob) = match (end, entry) {
+            (End::Returned, _) if stored => (true, blob),
+            (End::Returned, Some(entry)) if loaded => {
+                entry.deaths = 0;
+                return;
+            }
+            (End::Died, Some(entry)) if loaded => {
+                entry.deaths += 1;
+                (entry.deaths >= DEATHS, None)
+            }
+            (End::Returned | End::Died | End::Cut, _) => return,
+        };
+        if replaced && let Some(entry) = blobs.by_node.remove(&node.name) {
+            *used -= entry.cost();
         }
+        if let Some(blob) = blob
+            && used.saturating_add(cost(&blob)) <= limits::SCRATCHPADS
+        {
+            *used += cost(&blob);
+            blobs.by_node.insert(node.name.clone(), Entry { uid: node.uid.clone(), blob, deaths: 0 });
+        }
+    }
+
+    /// Unless the plugin was forgotten since this start began.
+    fn blobs<'a>(&self, by_plugin: &'a mut BTreeMap<CheckerKey, Blobs>) -> Option<&'a mut Blobs> {
+        by_plugin.get_mut(&self.plugin).filter(|blobs| blobs.life == self.life)
     }
 }
 
@@ -174,14 +196,14 @@ mod tests {
     }
 
     /// A check that loads and, where there is something, stores.
-    fn check(memories: &Memories, plugin: &str, node: &Node, store: Option<&[u8]>, end: End) -> Option<Vec<u8>> {
-        let plugin = CheckerKey::from(plugin);
-        let mut pad = memories.take(&plugin, node, limits::SCRATCHPAD_MAX);
+    fn check(memories: &Arc<Memories>, plugin: &str, node: &Node, store: Option<&[u8]>, end: End) -> Option<Vec<u8>> {
+        let memory = memories.of(&CheckerKey::from(plugin));
+        let mut pad = memory.take(node, limits::SCRATCHPAD_MAX);
         let found = pad.load().map(<[u8]>::to_vec);
         if let Some(blob) = store {
             pad.store(blob.to_vec()).unwrap();
         }
-        memories.put(&plugin, node, pad, end);
+        memory.put(node, pad, end);
         found
     }
 
@@ -191,7 +213,7 @@ mod tests {
 
     #[test]
     fn a_blob_is_kept_for_a_plugin_a_node_and_its_uid() {
-        let memories = Memories::default();
+        let memories = Arc::<Memories>::default();
         let (one, other, again) = (node("n", "1"), node("m", "2"), node("n", "3"));
         check(&memories, "p", &one, Some(b"a"), End::Returned);
         assert_eq!(check(&memories, "p", &other, None, End::Returned), None);
@@ -204,8 +226,8 @@ mod tests {
 
     #[test]
     fn a_blob_that_is_too_large_leaves_the_last_one() {
-        let (memories, node, plugin) = (Memories::default(), node("n", "1"), CheckerKey::from("p"));
-        let mut pad = memories.take(&plugin, &node, LIMIT);
+        let (memory, node) = (Arc::<Memories>::default().of(&CheckerKey::from("p")), node("n", "1"));
+        let mut pad = memory.take(&node, LIMIT);
         assert_eq!(pad.store(vec![1; 8]), Ok(()));
         assert_eq!(pad.store(vec![2; 9]), Err(TooLarge { given: 9, limit: LIMIT }));
         assert_eq!(pad.load(), Some(&[1; 8][..]));
@@ -213,7 +235,7 @@ mod tests {
 
     #[test]
     fn only_a_check_that_returned_leaves_something_behind() {
-        let (memories, node) = (Memories::default(), node("n", "1"));
+        let (memories, node) = (Arc::<Memories>::default(), node("n", "1"));
         for end in [End::Died, End::Cut] {
             check(&memories, "p", &node, Some(b"a"), end);
             assert_eq!(check(&memories, "p", &node, None, End::Returned), None);
@@ -222,7 +244,7 @@ mod tests {
 
     #[test]
     fn two_deaths_in_a_row_with_a_blob_are_its_end() {
-        let (memories, node) = (Memories::default(), node("n", "1"));
+        let (memories, node) = (Arc::<Memories>::default(), node("n", "1"));
         check(&memories, "p", &node, Some(b"a"), End::Returned);
         for end in [End::Died, End::Returned, End::Died, End::Cut] {
             assert!(check(&memories, "p", &node, Some(b"b"), end).is_some(), "{end:?}");
@@ -233,8 +255,36 @@ mod tests {
     }
 
     #[test]
+    fn what_was_forgotten_is_not_brought_back_by_a_check_that_ends_later() {
+        let (memories, node, key) = (Arc::<Memories>::default(), node("n", "1"), CheckerKey::from("p"));
+        let store = |memory: &Memory, blob: &[u8]| {
+            let mut pad = memory.take(&node, LIMIT);
+            pad.store(blob.to_vec()).unwrap();
+            pad
+        };
+        // Removed: whatever the start before does, also in checks that it begins yet, is lost on the next one.
+        let before = memories.of(&key);
+        let late = store(&before, b"late");
+        memories.forget_plugin(&key);
+        before.put(&node, late, End::Returned);
+        before.put(&node, store(&before, b"later"), End::Returned);
+        let after = memories.of(&key);
+        before.put(&node, store(&before, b"latest"), End::Returned);
+        assert_eq!((after.take(&node, LIMIT).load(), used(&memories)), (None, 0));
+        // Emptied, or the node is gone.
+        let emptied = || (0..DEATHS).for_each(|_| _ = check(&memories, "p", &node, None, End::Died));
+        for forget in [&emptied as &dyn Fn(), &|| memories.forget_node(&node.name)] {
+            check(&memories, "p", &node, Some(b"a"), End::Returned);
+            let late = store(&after, b"late");
+            forget();
+            after.put(&node, late, End::Returned);
+            assert_eq!((after.take(&node, LIMIT).load(), used(&memories)), (None, 0));
+        }
+    }
+
+    #[test]
     fn the_room_is_bounded_and_given_back() {
-        let memories = Memories::default();
+        let memories = Arc::<Memories>::default();
         let (blob, each) = (vec![1; 64 << 10], ENTRY + (64 << 10));
         let nodes: Vec<Node> = (0..600).map(|n| node(&n.to_string(), "1")).collect();
         for node in &nodes {

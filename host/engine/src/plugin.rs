@@ -18,7 +18,7 @@ use crate::drain::Drains;
 use crate::host::Host;
 use crate::http::Asker;
 use crate::limits::{self, Limits, Profile};
-use crate::memory::Memories;
+use crate::memory::Memory;
 
 /// What an operator may grant beyond the node and the log, by the words of the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -195,7 +195,7 @@ pub struct Plugin {
     /// Checks at once: as many permits as there are in all.
     pub(crate) at_once: usize,
     /// If it imports `memory`.
-    pub(crate) memories: Option<Arc<Memories>>,
+    pub(crate) memory: Option<Memory>,
     /// If it imports `http`.
     pub(crate) asker: Option<Arc<Asker>>,
     pub(crate) reasons: Reasons,
