@@ -164,7 +164,7 @@ struct Slot {
     stored: Record,
     bundled: Option<Offer>,
     file: Option<Offer>,
-    /// False while a proven override may still have its file: a directory that was not read proves nothing.
+    /// False while an override may still have its file: a directory that was not read proves nothing.
     removed: bool,
     /// It served before the daemon was started: it is missed until it does again.
     missed: bool,
@@ -177,7 +177,7 @@ impl Slot {
     /// What is asked for: the directory's file, else what is built in.
     fn asked(&self) -> Option<(Source, &Offer)> {
         let file = self.file.as_ref().map(|offer| (Source::Directory, offer));
-        let overridden = self.record.good.as_ref().is_some_and(|good| good.source == Source::Directory);
+        let overridden = self.record.tracks().any(|track| track.source == Source::Directory);
         file.or_else(|| {
             let bundled = self.bundled.as_ref().filter(|_| self.removed || !overridden)?;
             Some((Source::Bundled, bundled))

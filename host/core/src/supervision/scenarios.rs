@@ -663,6 +663,36 @@ fn p_67_a_proven_override_is_not_replaced_by_a_restart() {
 }
 
 #[test]
+fn p_65_p_67_p_74_an_override_that_is_not_proven_keeps_its_pairs_over_a_restart() {
+    let unproven = || {
+        let mut world = World::empty(Policy::default());
+        world.pass("bundled");
+        world.pass("file");
+        world.turn(vec![Input::Bundled("c".into(), offer("bundled"))]);
+        world.file(offer("file"));
+        world.dies_on(2, 1, Cause::Trap);
+        assert!(!world.asks(1));
+        world.restart(Policy::default());
+        // What is built in is offered before the directory was read.
+        world.turn(vec![Input::Bundled("c".into(), offer("bundled"))]);
+        assert_eq!(world.record().answering().unwrap().generation, generation("bundled"));
+        world
+    };
+    let mut world = unproven();
+    world.file(offer("file"));
+    assert_eq!(world.record().answering().unwrap().generation, generation("file"));
+    assert!(!world.asks(1) && world.asks(2));
+
+    // Its file went meanwhile, or is another one: so it is given up.
+    for gone in [Input::FileRemoved("c".into()), Input::File("c".into(), offer("other"))] {
+        let mut world = unproven();
+        world.turn(vec![gone]);
+        assert_ne!(world.record().wanted.as_ref().map(|wanted| wanted.generation), Some(generation("file")));
+        assert_eq!(world.record().answering().unwrap().generation, generation("bundled"));
+    }
+}
+
+#[test]
 fn p_70_a_removed_plugin_leaves_only_its_last_number() {
     let mut world = world();
     world.crashes();
