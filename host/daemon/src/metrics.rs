@@ -273,7 +273,7 @@ fn plugin_series(text: &mut Text<'_>, plugins: &Plugins, now: Time) {
     }
     text.family("plugin_quarantined_nodes", "gauge", "Nodes that a checker plugin dies at and is not asked about.");
     for (name, record) in supervisor.plugins() {
-        text.sample(&[("plugin", name.as_str())], record.answering().map_or(0, |track| track.pairs.len()));
+        text.sample(&[("plugin", name.as_str())], record.quarantined(now).count());
     }
     text.family("plugin_directory_up", "gauge", "0 while the plugin directory is lost or suddenly empty.");
     let up = match plugins.directory.status().state {

@@ -537,10 +537,12 @@ fn p_81_a_pair_that_depends_on_more_is_asked_again_with_backoff() {
         world.dies_on(1, 1, Cause::Deadline);
         let died = world.seconds();
         while !world.asks(1) {
+            assert_eq!(world.record().quarantined(world.now).count(), 1);
             let next = world.seconds() + 1;
             world.to(next);
         }
         waits.push(world.seconds() - died);
+        assert_eq!(world.record().quarantined(world.now).count(), 0, "it is called");
     }
     assert_eq!(waits, [60, 120, 240, 300, 300]);
     world.completes(1, false);

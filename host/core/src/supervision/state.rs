@@ -97,9 +97,14 @@ pub struct Pair {
 }
 
 impl Pair {
+    /// True while the node is not asked about, provided that it shows the same.
+    fn is_held(&self, now: Time) -> bool {
+        self.until.is_none_or(|until| now < until)
+    }
+
     /// True while the node is not asked about.
     pub(super) fn holds(&self, content: &Digest, now: Time) -> bool {
-        self.content == *content && self.until.is_none_or(|until| now < until)
+        self.content == *content && self.is_held(now)
     }
 }
 
@@ -154,6 +159,13 @@ impl Record {
     #[must_use]
     pub fn answering(&self) -> Option<&Track> {
         [&self.wanted, &self.good].into_iter().flatten().find(|track| track.is_serving())
+    }
+
+    /// The nodes that the track that answers is not asked about. A pair whose wait is over is none: its node is asked
+    /// about at the next tick.
+    pub fn quarantined(&self, now: Time) -> impl Iterator<Item = (&NodeName, &Pair)> {
+        let pairs = self.answering().into_iter().flat_map(|track| &track.pairs);
+        pairs.filter(move |(_, pair)| pair.is_held(now))
     }
 
     /// True if a generation of the plugin answers: the only place that says so.

@@ -1,6 +1,7 @@
 //! The plugins, as the API has them (`supervision` 6.3).
 
-use apgar_core::supervision::{Record, Run, Source, Track};
+use apgar_core::node::NodeName;
+use apgar_core::supervision::{Pair, Record, Run, Source, Track};
 use apgar_core::time::Time;
 use apgar_core::verdict::CheckerKey;
 use serde_json::{Value, json};
@@ -41,7 +42,7 @@ fn plugin(plugins: &Plugins, name: &CheckerKey, record: &Record, now: Time) -> V
         "ledger": shown.and_then(|track| record.ledger.get(&track.generation)).map(|entry| json!({
             "count": entry.count, "lastCrashAt": rfc3339(entry.last.at),
         })),
-        "quarantined": quarantined(record),
+        "quarantined": record.quarantined(now).map(quarantined).collect::<Vec<_>>(),
         "profile": config.profile,
         "grants": config.grants,
         "limits": alive.map_or(&config.limits, |plugin| plugin.limits()),
@@ -118,12 +119,6 @@ fn marker(plugins: &Plugins, name: &CheckerKey) -> Option<Value> {
     }))
 }
 
-fn quarantined(record: &Record) -> Vec<Value> {
-    let pairs = record.answering().into_iter().flat_map(|track| &track.pairs);
-    let row = |(node, pair): (&_, &apgar_core::supervision::Pair)| {
-        json!({
-            "node": node, "cause": pair.last.cause, "deaths": pair.deaths, "until": pair.until.map(rfc3339),
-        })
-    };
-    pairs.map(row).collect()
+fn quarantined((node, pair): (&NodeName, &Pair)) -> Value {
+    json!({ "node": node, "cause": pair.last.cause, "deaths": pair.deaths, "until": pair.until.map(rfc3339) })
 }
