@@ -68,7 +68,8 @@ pub enum Input {
     Reset(CheckerKey, u64),
     /// A node is gone, with everything held against it.
     NodeGone(NodeName),
-    /// These are all nodes: whoever is not among them is gone.
+    /// These are all nodes: whoever is not among them is gone. If there are none at all that proves nothing, as an API
+    /// server that has lost its storage answers so; each node that is given up then is told as gone.
     Nodes(BTreeSet<NodeName>),
     /// Another configuration.
     Policy(Policy),
@@ -417,6 +418,7 @@ impl Supervisor {
                     track.pairs.remove(&node);
                 }
             }
+            Input::Nodes(nodes) if nodes.is_empty() => {}
             Input::Nodes(nodes) => {
                 for track in self.plugins.values_mut().flat_map(|slot| slot.record.tracks_mut()) {
                     track.pairs.retain(|node, _| nodes.contains(node));

@@ -530,6 +530,22 @@ fn p_43_p_80_a_lone_pair_of_a_pure_plugin_is_held_until_the_node_changes() {
 }
 
 #[test]
+fn pairs_stay_while_their_nodes_do() {
+    let mut world = world();
+    world.dies_on(1, 1, Cause::Trap);
+    world.restart(Policy::default());
+    world.turn(vec![Input::Nodes(BTreeSet::new())]);
+    assert!(!world.asks(1), "an empty list proves nothing");
+    world.turn(vec![Input::Nodes([node(1), node(2)].into())]);
+    assert!(!world.asks(1));
+    world.turn(vec![Input::Nodes([node(2)].into())]);
+    assert!(world.asks(1));
+    world.dies_on(2, 1, Cause::Trap);
+    world.turn(vec![Input::NodeGone(node(1))]);
+    assert!(world.asks(1));
+}
+
+#[test]
 fn p_81_a_pair_that_depends_on_more_is_asked_again_with_backoff() {
     let mut world = world();
     let mut waits = Vec::new();
