@@ -12,9 +12,6 @@ use serde_json::{Value, json};
 
 use crate::view::rfc3339;
 
-/// How many are remembered: a week of a cluster that changes, a megabyte at most.
-const RING: usize = 2000;
-
 /// Repeats of kind and plugin within this time are one, with a count.
 const ONE_WITHIN: Duration = Duration::from_secs(60);
 
@@ -55,9 +52,10 @@ impl From<supervision::Event> for Happened {
 }
 
 /// The latest of what happened, oldest first.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Ring {
     events: VecDeque<Entry>,
+    most: usize,
 }
 
 #[derive(Debug)]
@@ -69,6 +67,12 @@ struct Entry {
 }
 
 impl Ring {
+    /// Remembers that many; there is no point in none.
+    #[must_use]
+    pub fn new(most: usize) -> Self {
+        Self { events: VecDeque::new(), most }
+    }
+
     /// Remembers an event. False if it only repeats one that is less than a minute old: then it was counted.
     pub fn push(&mut self, happened: Happened, now: Time) -> bool {
         let same = |entry: &&mut Entry| {
@@ -82,7 +86,7 @@ impl Ring {
             entry.happened = happened;
             return false;
         }
-        if self.events.len() == RING {
+        if self.events.len() >= self.most {
             self.events.pop_front();
         }
         self.events.push_back(Entry { happened, first: now, last: now, count: 1 });
@@ -117,7 +121,7 @@ mod tests {
 
     #[test]
     fn repeats_of_a_minute_are_one_with_a_count() {
-        let mut ring = Ring::default();
+        let mut ring = Ring::new(10);
         assert!(ring.push(crash("a"), T0));
         assert!(!ring.push(crash("a"), T0 + Duration::from_secs(59)));
         assert!(ring.push(crash("b"), T0 + Duration::from_secs(59)));
@@ -130,11 +134,13 @@ mod tests {
 
     #[test]
     fn the_oldest_make_room() {
-        let mut ring = Ring::default();
-        for second in 0..=RING {
-            let at = T0 + Duration::from_secs(60 * second as u64);
-            assert!(ring.push(crash("a"), at));
+        let mut ring = Ring::new(3);
+        let at = |minute: u64| T0 + Duration::from_secs(60 * minute);
+        for minute in 0..5 {
+            assert!(ring.push(crash("a"), at(minute)));
         }
-        assert_eq!(ring.shown()["items"].as_array().unwrap().len(), RING);
+        let shown = ring.shown();
+        let left: Vec<_> = shown["items"].as_array().unwrap().iter().map(|event| event["at"].clone()).collect();
+        assert_eq!(left, [4, 3, 2].map(|minute| json!(rfc3339(at(minute)))));
     }
 }

@@ -159,6 +159,7 @@ impl Loop {
         plugins: Plugins,
         metrics: Metrics,
         out: Outbox,
+        events: Ring,
         alarms: Vec<String>,
     ) -> Self {
         let next_tick = clock.now() + fleet.policy().tick;
@@ -167,7 +168,7 @@ impl Loop {
             clock,
             fleet,
             plugins,
-            events: Ring::default(),
+            events,
             watch,
             metrics,
             out,

@@ -21,7 +21,7 @@ use crate::announce::{Announcer, Pod};
 use crate::cli::DaemonArgs;
 use crate::clock::Clock;
 use crate::config::{ExecutorKind, Settings};
-use crate::events::Happened;
+use crate::events::{Happened, Ring};
 use crate::executor::civo::CivoSettings;
 use crate::executor::{Civo, Executor};
 use crate::http::{self, Asker};
@@ -187,7 +187,8 @@ impl Daemon {
         let actor = Arc::new(actor);
         let out = Outbox { engine, judged: judged_in, actor, outcomes: outcomes_in, announcer, store: writer };
         let metrics = Metrics::new(settings)?;
-        let the_loop = Loop::new(clock, fleet, plugins, metrics, out, alarms);
+        let events = Ring::new(usize::try_from(settings.events.ring).unwrap_or(usize::MAX));
+        let the_loop = Loop::new(clock, fleet, plugins, metrics, out, events, alarms);
         let inbox =
             Inbox { nodes, judged, plugins: plugin_events, supervision, outcomes, store: store_changes, queries };
         let (stop, stopped) = oneshot::channel();

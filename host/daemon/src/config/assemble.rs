@@ -15,7 +15,7 @@ use super::keys::{self, Key};
 use super::kind::{Kind, Span};
 use super::resolve::{self, Found, Resolver};
 use super::settings::{
-    Api, Checker, Checkers, Civo, Executor, ExecutorKind, Log, Metrics, Nodes, Restart, Settings, Store,
+    Api, Checker, Checkers, Civo, Events, Executor, ExecutorKind, Log, Metrics, Nodes, Restart, Settings, Store,
 };
 
 /// Asks for every setting, in the order of the table.
@@ -31,13 +31,26 @@ pub(super) fn settings(resolver: &mut Resolver<'_>) -> Settings {
         port: resolver.get(&keys::METRICS_PORT).value,
     };
     let api = Api { listen: resolver.get(&keys::API_LISTEN).value };
+    let events = Events { ring: resolver.get(&keys::EVENTS_RING).value };
     let store = Store { kind: resolver.get(&keys::STORE_KIND).value, dir: resolver.get(&keys::STORE_DIR).value };
     let log = Log { format: resolver.get(&keys::LOG_FORMAT).value, level: resolver.get(&keys::LOG_LEVEL).value };
     let checkers = checkers(resolver);
     let thresholds = checkers.named.iter().filter_map(|(name, checker)| Some((name.as_str(), checker.threshold?)));
     policy.default_threshold = checkers.defaults.threshold;
     policy.thresholds = thresholds.map(|(name, threshold)| (CheckerKey::from(name), threshold)).collect();
-    Settings { policy, executor, nodes, metrics, api, checkers, store, log, kubeconfig, shown: resolver.shown.clone() }
+    Settings {
+        policy,
+        executor,
+        nodes,
+        metrics,
+        api,
+        events,
+        checkers,
+        store,
+        log,
+        kubeconfig,
+        shown: resolver.shown.clone(),
+    }
 }
 
 fn policy(resolver: &mut Resolver<'_>) -> Policy {

@@ -303,6 +303,13 @@ table! {
         "The address of the API.",
     ).flag("--api-listen", |flags| flags.api_listen.clone());
 
+    EVENTS_RING: Count<u32> = Key::new(
+        "events.ring",
+        // A week of a cluster that changes, a megabyte at most; far more could not be read, and is for the log.
+        Count { default: 2000, min: 100, max: 100_000 },
+        "How many of the latest events of plugins the API shows.",
+    );
+
     STORE_KIND: Word<StoreKind> = Key::new(
         "store.kind",
         Word { default: StoreKind::File, words: &[("file", StoreKind::File)] },

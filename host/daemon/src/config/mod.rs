@@ -29,7 +29,7 @@ pub use apgar_engine::{Capability as Grant, Profile};
 pub use error::{ConfigError, Problem, Shown, Source, Warning};
 pub use reference::{reference, schema};
 pub use settings::{
-    Api, Checker, Checkers, Civo, Executor, ExecutorKind, Kubeconfig, Log, LogFormat, LogLevel, Metrics, Nodes,
+    Api, Checker, Checkers, Civo, Events, Executor, ExecutorKind, Kubeconfig, Log, LogFormat, LogLevel, Metrics, Nodes,
     POOL_LABEL, Restart, RestartPolicy, Secret, Settings, Store, StoreKind,
 };
 

@@ -29,6 +29,8 @@ pub struct Settings {
     pub metrics: Metrics,
     /// The API listener.
     pub api: Api,
+    /// What is remembered of what happened.
+    pub events: Events,
     /// The checkers: where they are, and what each may and must do.
     pub checkers: Checkers,
     /// Where state outlives the process.
@@ -157,6 +159,13 @@ pub struct Metrics {
 pub struct Api {
     /// The address that is bound: always a loopback one.
     pub listen: SocketAddr,
+}
+
+/// What is remembered of what happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Events {
+    /// How many events.
+    pub ring: u32,
 }
 
 /// Where state outlives the process.

@@ -39,6 +39,7 @@ fn without_any_source_everything_is_as_the_rules_have_it_and_nothing_acts() {
     assert_eq!(settings.metrics.port, 9625);
     assert_eq!(settings.metrics.namespace, "civo_node_agent");
     assert_eq!(settings.api.listen.to_string(), "127.0.0.1:9626");
+    assert_eq!(settings.events.ring, 2000);
     assert_eq!(settings.kubeconfig, Kubeconfig::Default(PathBuf::from("/etc/rancher/k3s/k3s.yaml")));
     assert!(!settings.checkers.dir_given);
     assert_eq!(warnings, []);
