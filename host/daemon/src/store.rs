@@ -24,9 +24,10 @@ const JOURNAL: &str = "nodes.journal";
 /// What a damaged journal is called, before the moment at which it was set aside.
 const DAMAGED: &str = "nodes.journal.damaged-";
 
-/// Superseded lines that are tolerated beyond four per live record, before the journal is written anew: few
-/// enough to read at start in a blink, many enough that rewriting stays rare.
-const SLACK_LINES: usize = 1000;
+/// Bytes of superseded lines that are tolerated beyond four times those that count, before the journal is written
+/// anew: few enough to read at start in a blink, many enough that rewriting stays rare. Bytes and not lines: that of a
+/// node is half a kilobyte, that of a plugin with all its pairs thirty.
+const SLACK: usize = 1 << 20;
 
 /// The open journal.
 #[derive(Debug)]
@@ -36,7 +37,10 @@ pub struct Store {
     _lock: File,
     file: File,
     live: Live,
-    lines: usize,
+    /// Bytes of the lines that count.
+    live_size: usize,
+    /// Bytes of all lines.
+    size: usize,
     /// The file may end in half a line.
     torn: bool,
 }
@@ -233,8 +237,8 @@ impl Store {
         // Also one from an earlier start: a restart by itself is nobody's look at it.
         loaded.set_aside = set_aside(dir).map_err(unusable("cannot be listed"))?;
         let file = rewrite(dir, &live).map_err(unusable("cannot be written"))?;
-        let lines = live.len();
-        Ok((Self { dir: dir.to_owned(), _lock: lock, file, live, lines, torn: false }, loaded))
+        let size = live.values().map(String::len).sum();
+        Ok((Self { dir: dir.to_owned(), _lock: lock, file, live, live_size: size, size, torn: false }, loaded))
     }
 
     /// Appends the records and syncs them to disk. After an error nothing is certain about them; calling again
@@ -247,16 +251,14 @@ impl Store {
         for line in batch.lines() {
             let (subject, line, counts) = line?;
             text.push_str(&line);
-            self.lines += 1;
-            if counts {
-                self.live.insert(subject, line);
-            } else {
-                self.live.remove(&subject);
-            }
+            self.size += line.len();
+            self.live_size += if counts { line.len() } else { 0 };
+            let superseded = if counts { self.live.insert(subject, line) } else { self.live.remove(&subject) };
+            self.live_size -= superseded.map_or(0, |line| line.len());
         }
-        if self.torn || self.lines > SLACK_LINES + 4 * self.live.len() {
+        if self.torn || self.size > SLACK + 4 * self.live_size {
             self.file = rewrite(&self.dir, &self.live)?;
-            self.lines = self.live.len();
+            self.size = self.live_size;
             self.torn = false;
             return Ok(());
         }
@@ -650,12 +652,21 @@ mod tests {
     fn the_journal_is_written_anew_when_most_of_it_is_superseded() {
         let dir = tempfile::tempdir().unwrap();
         let (mut store, _) = open(dir.path());
-        let one = record("a");
-        for _ in 0..SLACK_LINES + 10 {
-            store.append(&nodes([one.clone()])).unwrap();
+        let (node, long) = (record("a"), plugins([&"x".repeat(SLACK / 20)]));
+        let on_disk = || usize::try_from(std::fs::metadata(dir.path().join(JOURNAL)).unwrap().len()).unwrap();
+        let mut largest = 0;
+        for _ in 0..60 {
+            store.append(&nodes([node.clone()])).unwrap();
+            store.append(&long).unwrap();
+            assert_eq!(on_disk(), store.size);
+            largest = largest.max(store.size);
         }
-        assert!(store.lines < 20, "{}", store.lines);
+        assert!(largest > SLACK && largest < 3 * SLACK / 2, "{largest}");
+        let forgotten = nodes([(node.0, None)]);
+        store.append(&forgotten).unwrap();
+        assert_eq!(store.live_size, store.live.values().map(String::len).sum::<usize>());
         drop(store);
-        assert_eq!(open(dir.path()).1.records.len(), 1);
+        let loaded = open(dir.path()).1;
+        assert_eq!((loaded.records.len(), loaded.plugins.len()), (0, 1));
     }
 }
