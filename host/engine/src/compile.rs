@@ -120,8 +120,11 @@ async fn in_child(program: &Path, bytes: &[u8], deadline: Duration, out: File) -
 fn ended(status: ExitStatus, said: &str, deadline: Duration) -> String {
     use std::os::unix::process::ExitStatusExt;
     let how = match status.signal() {
-        Some(signal) if signal == Signal::XCPU.as_raw() || signal == Signal::KILL.as_raw() => {
-            format!("killed by signal {signal}: it has {} s of CPU time", deadline.as_secs())
+        Some(signal) if signal == Signal::XCPU.as_raw() => {
+            format!("ended by signal {signal}: it has {} s of CPU time", deadline.as_secs())
+        }
+        Some(signal) if signal == Signal::KILL.as_raw() => {
+            format!("killed by signal {signal}: by the kernel for want of memory, or by somebody else")
         }
         Some(signal) if signal == Signal::ABORT.as_raw() => format!("ended by signal {signal}: out of memory"),
         Some(signal) => format!("ended by signal {signal}"),
@@ -186,11 +189,12 @@ fn confine(size: u64, cpu_seconds: u64) -> Result<(), String> {
         let what = what.to_owned();
         move |error: rustix::io::Errno| format!("{what} cannot be set: {error}")
     };
-    let limit = |resource, most: u64| {
-        let hard = rustix::process::getrlimit(resource).maximum.map_or(most, |hard| hard.min(most));
-        rustix::process::setrlimit(resource, Rlimit { current: Some(hard), maximum: Some(hard) })
+    let between = |resource, current: u64, maximum: u64| {
+        let hard = rustix::process::getrlimit(resource).maximum.map_or(maximum, |hard| hard.min(maximum));
+        rustix::process::setrlimit(resource, Rlimit { current: Some(current.min(hard)), maximum: Some(hard) })
             .map_err(failed("a resource limit"))
     };
+    let limit = |resource, most| between(resource, most, most);
     let parent = rustix::process::getppid();
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
         .map_err(failed("the parent's death signal"))?;
@@ -200,7 +204,8 @@ fn confine(size: u64, cpu_seconds: u64) -> Result<(), String> {
     rustix::thread::set_no_new_privs(true).map_err(failed("no_new_privs"))?;
     rustix::process::nice(NICENESS).map_err(failed("the priority"))?;
     limit(Resource::As, (compile_estimate(size) + ADDRESS_SPACE_EXTRA).max(ADDRESS_SPACE_MIN))?;
-    limit(Resource::Cpu, cpu_seconds)?;
+    // A second apart: the first has a signal of its own, and by that it is known from a kill that is none of ours.
+    between(Resource::Cpu, cpu_seconds, cpu_seconds.saturating_add(1))?;
     limit(Resource::Core, 0)?;
     limit(Resource::Fsize, ARTEFACT_MAX)?;
     limit(Resource::Nofile, OPEN_FILES)

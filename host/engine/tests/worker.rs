@@ -42,10 +42,11 @@ async fn run() {
     a_child_compiles_what_the_daemon_runs().await;
     a_child_that_fails_is_a_death_in_compiling().await;
     a_program_that_is_no_worker_is_a_death_in_compiling().await;
+    a_kill_from_outside_is_not_told_as_a_limit().await;
     a_load_that_is_dropped_takes_its_child_with_it().await;
     one_compiles_at_a_time_and_the_others_judge_on().await;
     a_bomb_ends_its_worker_and_the_daemon_does_not_feel_it().await;
-    println!("worker: 6 passed");
+    println!("worker: 7 passed");
 }
 
 fn engine(program: &str, cache: &Path) -> Engine {
@@ -109,6 +110,14 @@ async fn a_child_that_fails_is_a_death_in_compiling() {
 async fn a_program_that_is_no_worker_is_a_death_in_compiling() {
     dies_compiling("/bin/true", "no artefact").await;
     dies_compiling("/bin/echo", "no artefact").await;
+}
+
+async fn a_kill_from_outside_is_not_told_as_a_limit() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = dir.path().join("killed");
+    std::fs::write(&program, "#!/bin/sh\nkill -KILL $$\n").unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o700)).unwrap();
+    dies_compiling(program.to_str().unwrap(), "killed by signal 9: by the kernel for want of memory, or by").await;
 }
 
 async fn a_load_that_is_dropped_takes_its_child_with_it() {
