@@ -20,6 +20,8 @@ pub struct Host {
     pub answers: BTreeMap<String, Result<Response, String>>,
     /// What the last judgement asked for: URLs, in order.
     pub asked: Vec<String>,
+    /// The headers that went with each of them, by name and value.
+    pub headers: Vec<Vec<(String, String)>>,
     /// What is kept for the node; empty for nothing.
     pub memory: Vec<u8>,
 }
@@ -33,6 +35,7 @@ impl Host {
             time_remaining: Duration::from_secs(1),
             answers: BTreeMap::new(),
             asked: Vec::new(),
+            headers: Vec::new(),
             memory: Vec::new(),
         }
     }
@@ -52,6 +55,7 @@ impl Host {
     /// Judges a node, natively.
     pub fn judge<C: Checker>(&mut self, node: &Node, settings: &C::Settings) -> Result<Verdict, String> {
         self.asked.clear();
+        self.headers.clear();
         HOST.set(Some(self.clone()));
         let verdict = C::judge(node, settings);
         if let Some(host) = HOST.take() {
@@ -84,9 +88,10 @@ pub(crate) fn time_remaining() -> Duration {
     with(|host| host.time_remaining)
 }
 
-pub(crate) fn get(url: &str, _: &[(&str, &str)]) -> Result<Response, String> {
+pub(crate) fn get(url: &str, headers: &[(&str, &str)]) -> Result<Response, String> {
     with(|host| {
         host.asked.push(url.to_owned());
+        host.headers.push(headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect());
         host.answers.get(url).cloned().unwrap_or_else(|| Err(format!("refused: {url} is not among the answers")))
     })
 }
@@ -144,6 +149,7 @@ mod tests {
         let mut host = Host { now: 2_000, ..host }.with_answer(URL, 204, "\"fine\"");
         assert_eq!(judge(&mut host), Ok(Verdict::pass("2 at 2000: fine").after(Duration::from_secs(1))));
         assert_eq!((host.memory.as_slice(), host.asked.as_slice()), (b"2".as_slice(), [URL.to_owned()].as_slice()));
+        assert_eq!(host.headers, [[("accept".to_owned(), "application/json".to_owned())]]);
     }
 
     #[test]
