@@ -398,6 +398,7 @@ async fn p_34_p_49_p_50_other_settings_are_swapped_in_and_a_broken_file_is_not_u
     let ready = daemon.until_running("ready").await?;
     let node = world.name(0)?;
     daemon.until_phase(&node, "Healthy").await?;
+    ensure!(!daemon.reasons("DiskPressure").await?.is_empty(), "nothing to go yet");
 
     // A newer generation of the same bytes answers, on probation; the one before stays loaded.
     world.configure(&format!("{FAST}[checker.gpu]\nsettings = {{ allow_more = true }}\n"))?;
@@ -429,7 +430,8 @@ async fn p_34_p_49_p_50_other_settings_are_swapped_in_and_a_broken_file_is_not_u
     let required = daemon.until("ready", "to be required", |plugin| plugin["required"] == true).await?;
     assert_eq!((&required["state"], &required["start"]), (&json!("Running"), &ready["start"]));
     daemon.until("disk", "to be stopped", |plugin| plugin["state"] == "Stopped").await?;
-    wait_for("its verdicts to go", SOON, async || Ok(daemon.reasons("disk").await?.is_empty().then_some(()))).await?;
+    wait_for("its verdicts to go", SOON, async || Ok(daemon.reasons("DiskPressure").await?.is_empty().then_some(())))
+        .await?;
     // A file that is gone is no order to go back to the defaults.
     fs::remove_file(world.home.path().join("apgar.toml"))?;
     wait_for("the log to say so again", SOON, async || {
@@ -535,6 +537,79 @@ async fn p_47_p_87_p_88_p_90_p_67_a_bad_version_is_taken_back_and_the_good_one_o
     daemon.until_running("later").await?;
     assert_eq!(daemon.api("/api/v1/plugins").await?["directory"]["state"], "ok");
     ensure!(world.reboots().is_empty(), "{:?}", world.reboots());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p_65_an_override_gives_way_to_what_is_built_in_without_a_gap_and_neither_serves_when_switched_off()
+-> Result<()> {
+    let world = World::new(&Story::new()).await?;
+    // The shortest time in which a generation is proven.
+    let config = format!("{FAST}decay_after = \"1m\"\n");
+    let daemon = world.start(&config).await?;
+    let bundled = daemon.until_running("disk").await?;
+    assert_eq!(bundled["source"], "bundled");
+    world.drop_in("disk.wasm", &guest("usual")?)?;
+    daemon.until("disk", "to be on probation", |plugin| plugin["probationUntil"].is_string()).await?;
+    // A bundled one is shown by the name that it had in the agent that Apgar replaces.
+    daemon.until_reasons("DiskPressure", "Special", 7).await?;
+    let is_proven = |plugin: &Value| plugin["wanted"].is_null() && plugin["source"] == "directory";
+    let file = daemon.until("disk", "to be proven", is_proven).await?;
+    assert_eq!((&file["state"], &file["superseded"]), (&json!("Running"), &json!([])));
+
+    // Its file goes: it answers until the bundled one does, which has nothing left to prove.
+    fs::remove_file(world.plugins().join("disk.wasm"))?;
+    let again = wait_for("the bundled one", SOON, async || {
+        let disk = daemon.now("disk").await?;
+        ensure!(disk["state"] == "Running" && disk["probationUntil"].is_null(), "a gap or a probation: {disk:#}");
+        Ok((disk["generation"] == bundled["generation"]).then_some(disk))
+    })
+    .await?;
+    assert_eq!((&again["source"], &again["wanted"]), (&json!("bundled"), &Value::Null));
+    ensure!(again["start"].as_u64() > file["start"].as_u64(), "{again:#}");
+    wait_for("its verdicts", SOON, async || {
+        let reasons = daemon.reasons("DiskPressure").await?;
+        Ok((reasons.len() == 7 && !reasons.iter().any(|reason| reason == "Special")).then_some(()))
+    })
+    .await?;
+
+    // Switched off is the name, whoever has it.
+    world.configure(&format!("{config}[checker.disk]\nenabled = false\n"))?;
+    daemon.until("disk", "to be stopped", |plugin| plugin["state"] == "Stopped").await?;
+    world.drop_in("disk.wasm", &guest("usual")?)?;
+    let asked = |plugin: &Value| plugin["wanted"]["generation"] == file["generation"];
+    assert_eq!(daemon.until("disk", "to have its file read", asked).await?["state"], "Stopped");
+    ensure!(daemon.reasons("DiskPressure").await?.is_empty(), "a verdict of what is switched off");
+    assert_eq!(daemon.ready().await?, 200);
+    ensure!(world.reboots().is_empty(), "{:?}", world.reboots());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p_78_when_all_have_failed_the_daemon_is_unready_and_nothing_is_done_to_a_node() -> Result<()> {
+    let world = World::new(&Story::new()).await?;
+    let bundled = apgar::plugins::bundled().into_iter().map(|(name, _)| name);
+    let mut config: String = bundled.map(|name| format!("[checker.{name}]\nenabled = false\n")).collect();
+    // Two that somebody counts on, and nobody requires.
+    config = format!("{FAST}{HASTY}{config}[checker.dies]\ngrants = []\n[checker.too]\ngrants = []\n");
+    let daemon = world.start_unready(&config).await?;
+    let sick = world.name(0)?;
+    world.fleet.strike(&sick, Fault::new(FaultKind::NotReady)).map_err(|r| anyhow::anyhow!("{r}"))?;
+    for name in ["dies", "too"] {
+        world.drop_in(&format!("{name}.wasm"), &guest("check-traps")?)?;
+        daemon.until(name, "to fail", |plugin| plugin["state"] == "Failed").await?;
+    }
+    wait_for("/readyz to say why", SOON, async || {
+        let (status, body) = get(daemon.metrics, "/readyz").await?;
+        Ok((status == 503 && body == "no checker serves\n").then_some(()))
+    })
+    .await?;
+    // That is evidence about checkers, and none about the node: several thresholds long.
+    never("a reboot", Duration::from_secs(6), async || Ok(world.reboots().pop())).await?;
+    let explained = daemon.api(&format!("/api/v1/nodes/{sick}/explain")).await?;
+    for checker in explained["checkers"].as_array().context("no checkers")? {
+        ensure!(checker["reason"] == "not-running", "{checker:#}");
+    }
     Ok(())
 }
 
