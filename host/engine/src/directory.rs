@@ -11,11 +11,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use apgar_core::verdict::CheckerKey;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use notify::event::{AccessKind, AccessMode, EventKind};
 use notify::{RecursiveMode, Watcher};
 use rustix::fs::OFlags;
 use serde::Serialize;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::death::{Refusal, RefusalReason};
 use crate::limits;
@@ -26,6 +28,9 @@ use crate::text;
 
 /// Commands that wait: there is one person at a time.
 const COMMANDS: usize = 8;
+
+/// Files that are read at once: while a large one is, the others are not held up, and only two of them are in memory.
+const READS: usize = 2;
 
 /// Where to look, and how patiently.
 #[derive(Debug, Clone)]
@@ -258,27 +263,20 @@ impl Directory {
                 return;
             };
             watch.follow(&self.options.path, &scan);
-            let (found, mut reads) = reconciler.observe(scan, every_digest);
+            let (found, reads) = reconciler.observe(scan, every_digest);
             if send(&events, found).await.is_err() {
                 return;
             }
             self.publish(&reconciler);
-            for _ in 0..self.options.stable_attempts {
-                if reads.is_empty() {
-                    break;
-                }
-                let found = self.read(&mut reads, &mut reconciler).await;
-                if send(&events, found).await.is_err() {
+            let permits = Semaphore::new(READS);
+            let mut reads: FuturesUnordered<_> = reads.into_iter().map(|read| self.read(read, &permits)).collect();
+            while let Some((pending, came)) = reads.next().await {
+                let event = reconciler.conclude(pending, came, &self.options);
+                if send(&events, event.into_iter().collect()).await.is_err() {
                     return;
                 }
-                if !reads.is_empty() {
-                    tokio::time::sleep(self.options.stable_gap).await;
-                }
             }
-            let unsettled = reads.into_iter().filter_map(|read| reconciler.unsettled(read, &self.options));
-            if send(&events, unsettled.collect()).await.is_err() {
-                return;
-            }
+            drop(reads);
             self.publish(&reconciler);
             if let Some(trusted) = trusted.take() {
                 // Whoever asked may be gone.
@@ -324,35 +322,34 @@ impl Directory {
         }
     }
 
-    /// One read of each file in question. Those that were the same twice are settled.
-    async fn read(&self, reads: &mut Vec<Pending>, reconciler: &mut Reconciler) -> Vec<DirectoryEvent> {
-        let mut events = Vec::new();
-        for mut pending in std::mem::take(reads) {
+    /// Reads a file until it was the same twice, or is as it was known, or the attempts are over.
+    async fn read(&self, mut pending: Pending, permits: &Semaphore) -> (Pending, Came) {
+        for attempt in 0..self.options.stable_attempts {
+            if attempt > 0 {
+                tokio::time::sleep(self.options.stable_gap).await;
+            }
             let path = self.options.path.join(format!("{}.wasm", pending.name));
             let (name, most, keys) = (pending.name.clone(), self.options.file_size, self.options.trusted_keys.clone());
-            let read = tokio::task::spawn_blocking(move || read_file(&name, &path, most, &keys)).await;
+            let read = {
+                let _permit = permits.acquire().await;
+                tokio::task::spawn_blocking(move || read_file(&name, &path, most, &keys)).await
+            };
             match read.unwrap_or_else(|error| Err(ReadError::Refused(unreadable(&pending.name, &error)))) {
                 // The signature may only be on its way: file and signature are two files, and one of them is first.
                 Ok(ReadFile { id, digest, signature: Err(refusal), .. }) => {
                     pending.refusal = (pending.digest == Some(digest)).then_some((id, refusal));
                     pending.digest = Some(digest);
-                    reads.push(pending);
                 }
-                Ok(read) if pending.digest == Some(read.digest) => events.extend(reconciler.stable(pending.name, read)),
-                Ok(read) if reconciler.is_same(&pending.name, &read) => {
-                    let name = pending.name.as_str().into();
-                    events.extend(pending.touched.then_some(DirectoryEvent::Unchanged { name }));
-                }
+                Ok(read) if pending.digest == Some(read.digest) => return (pending, Came::Stable(read)),
+                Ok(read) if pending.known == Some(read.digest) => return (pending, Came::Same),
                 Ok(read) => {
                     pending.digest = Some(read.digest);
                     pending.refusal = None;
-                    reads.push(pending);
                 }
-                Err(ReadError::Vanished) => reconciler.vanished(&pending.name),
-                Err(ReadError::Refused(refusal)) => events.extend(reconciler.refuse(&pending.name, refusal)),
+                Err(error) => return (pending, Came::Not(error)),
             }
         }
-        events
+        (pending, Came::Unsettled)
     }
 
     fn publish(&self, reconciler: &Reconciler) {
@@ -606,21 +603,30 @@ fn read_file(name: &str, path: &Path, most: u64, keys: &[PublicKey]) -> Result<R
     Ok(ReadFile { id, digest: Digest::of(&bytes), bytes: bytes.into(), signature })
 }
 
+/// What a file that was read came to.
+enum Came {
+    /// It was the same twice.
+    Stable(ReadFile),
+    /// It is as it was known.
+    Same,
+    /// It is none that can be read.
+    Not(ReadError),
+    /// The attempts are over.
+    Unsettled,
+}
+
 /// A file that is being read until it is stable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Pending {
     name: String,
     /// It is read because it shows a change, and not only because it is time to.
     touched: bool,
+    /// The bytes that the directory gave us, unless what was said since is to be taken back.
+    known: Option<Digest>,
+    /// Of the last read.
     digest: Option<Digest>,
     /// The bytes are stable, but their signature is not accepted, and of which file and signature that is true.
     refusal: Option<(SignedId, Refusal)>,
-}
-
-impl Pending {
-    fn new(name: String, touched: bool) -> Self {
-        Self { name, touched, digest: None, refusal: None }
-    }
 }
 
 /// What is known of a plugin's file.
@@ -798,7 +804,8 @@ impl Reconciler {
                     let touched = known.id != Some(id);
                     if every_digest || touched {
                         known.id = Some(id);
-                        reads.push(Pending::new(name, touched));
+                        let known = known.digest.filter(|_| known.refusal.is_none());
+                        reads.push(Pending { name, touched, known, digest: None, refusal: None });
                     }
                     continue;
                 }
@@ -811,9 +818,20 @@ impl Reconciler {
         reads
     }
 
-    /// True if a file that is read again is as it was: nothing more to do.
-    fn is_same(&self, name: &str, read: &ReadFile) -> bool {
-        self.known.get(name).is_some_and(|known| known.refusal.is_none() && known.digest == Some(read.digest))
+    fn conclude(&mut self, pending: Pending, came: Came, options: &DirectoryOptions) -> Option<DirectoryEvent> {
+        match came {
+            Came::Stable(read) => self.stable(pending.name, read),
+            Came::Same => {
+                let name = pending.name.as_str().into();
+                pending.touched.then_some(DirectoryEvent::Unchanged { name })
+            }
+            Came::Not(ReadError::Vanished) => {
+                self.vanished(&pending.name);
+                None
+            }
+            Came::Not(ReadError::Refused(refusal)) => self.refuse(&pending.name, refusal),
+            Came::Unsettled => self.unsettled(pending, options),
+        }
     }
 
     fn stable(&mut self, name: String, read: ReadFile) -> Option<DirectoryEvent> {
@@ -1088,6 +1106,9 @@ mod tests {
         }
     }
 
+    /// The limit of a file, and the size of one that takes a thousand times longer to read than one of a byte.
+    const LARGE: usize = 8 << 20;
+
     /// A watch on a real directory; the waits are the clock's, which stands still.
     struct Watched {
         dir: tempfile::TempDir,
@@ -1107,8 +1128,11 @@ mod tests {
             for (name, bytes) in files {
                 fs::write(dir.path().join(name), bytes).unwrap();
             }
-            let options =
-                DirectoryOptions { file_size: 100, trusted_keys: keys.into(), ..DirectoryOptions::new(dir.path()) };
+            let options = DirectoryOptions {
+                file_size: LARGE as u64,
+                trusted_keys: keys.into(),
+                ..DirectoryOptions::new(dir.path())
+            };
             let (directory, handle) = Directory::new(options);
             let (sender, events) = mpsc::channel(64);
             let task = tokio::task::spawn(directory.run(sender));
@@ -1158,6 +1182,16 @@ mod tests {
         assert_eq!(watched.next().await, "unchanged a");
         tokio::time::sleep(Duration::from_secs(3600)).await;
         assert!(watched.events.try_recv().is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_large_file_does_not_hold_up_the_others() {
+        let large = vec![0; LARGE];
+        let mut watched = Watched::new(&[("a.wasm", &large), ("b.wasm", b"b"), ("c.wasm", b"c")]);
+        let mut found = [watched.next().await, watched.next().await];
+        found.sort();
+        assert_eq!(found, ["found b", "found c"]);
+        assert_eq!(watched.next().await, "found a");
     }
 
     #[tokio::test(start_paused = true)]
