@@ -14,7 +14,7 @@ use apgar_engine::{Candidate, Capability, Compile, Digest, Engine, EngineConfig,
 
 /// The files of each published version, by digest. A change of one breaks every compiled checker: add a new
 /// interface or a new version beside it instead (`wit/README.md`).
-const PUBLISHED: [(&str, &str); 13] = [
+const PUBLISHED: [(&str, &str); 22] = [
     ("checker-0.1.0/checker.wit", "27ffffa8f136030c1291a782061a1c012d19d8fe24fd6e26816a5d57abefba4e"),
     ("checker-0.1.0/log.wit", "560f7405c167c37f9f983eceabe363d7fb422594208dbb033e867e3c9a66cee5"),
     ("checker-0.1.0/node.wit", "594956f9614c134c6173c8751166ba45e788fb33d75cc6dfd5ec98bf2417a7dd"),
@@ -28,6 +28,15 @@ const PUBLISHED: [(&str, &str); 13] = [
     ("checker-0.1.1/node.wit", "9b57b431ef490d109dae66a57f6778f2811e279932b66c134a41ae971b26f284"),
     ("checker-0.1.1/types.wit", "d384e2cbb1d67417491bd86156786243ea49a03b931ed9652d8336e3fa117e15"),
     ("checker-0.1.1/world.wit", "c9f7993765a39023384e4c204739d50cc10f2737dcecb72872d2869348c92823"),
+    ("checker-0.1.2/checker.wit", "4d092a2f30660b986269e32e111bb5c7c960d3508201460d0e23989c7b8cf351"),
+    ("checker-0.1.2/clock.wit", "3cd3838950b8cb11517bc324e18d14acb613df9134321638520b7e63b497ec3a"),
+    ("checker-0.1.2/http.wit", "2360e263ca4aedf4402abf32d94103f964c0b8de50cad69707b251405c5e7601"),
+    ("checker-0.1.2/log.wit", "24d6610c4c2095681572768711f0478c79e74af130656770faa4a2bf75441545"),
+    ("checker-0.1.2/memory.wit", "7d1f9c0f0b315d228789f063bf381cd01fe5926d5fae4eb1d73c560f748a93e4"),
+    ("checker-0.1.2/node.wit", "fe342dde02695ea08c5ef2231c0b80879d82f56caaeafc7c25a192123ed734b9"),
+    ("checker-0.1.2/pods.wit", "bbfe3046afe756cb9de40b4d6bc268d59a76f67b00f4506d5ea072c63076800d"),
+    ("checker-0.1.2/types.wit", "ba3f7320f35d1d2bf3e875f291e91510bd3c6c47d2258f4719db49d67065fcb0"),
+    ("checker-0.1.2/world.wit", "07c419c1d19973eec1c86254de74d637dc9b5836d67ee52a1b4f14c6513da2b7"),
 ];
 
 fn repository() -> PathBuf {
@@ -40,7 +49,7 @@ fn a_published_version_is_frozen() -> Result<()> {
         let found = Digest::of(&fs::read(repository().join("wit").join(file))?).to_string();
         ensure!(found == digest, "wit/{file} is published and must not change; its digest is now {found}");
     }
-    for version in ["checker-0.1.0", "checker-0.1.1"] {
+    for version in ["checker-0.1.0", "checker-0.1.1", "checker-0.1.2"] {
         let files = fs::read_dir(repository().join("wit").join(version))?.count();
         let frozen = PUBLISHED.iter().filter(|(file, _)| file.starts_with(version)).count();
         ensure!(files == frozen, "{files} files in wit/{version}, {frozen} are frozen");
