@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use apgar_core::fleet::{Check, Checker, Fleet, Input};
+use apgar_core::fleet::{Check, Checker, Fleet, Input, Inputs};
 use apgar_core::node::{BootId, Condition, Node, Uid};
 use apgar_core::policy::Policy;
 use apgar_core::time::Time;
@@ -74,7 +74,7 @@ fn answers(checks: Vec<Check>, well: bool) -> Vec<Input> {
 }
 
 fn checker(key: &str) -> Checker {
-    Checker { key: CheckerKey::from(key), generation: Arc::from("1"), reasons: Vec::new(), pure: true }
+    Checker { key: CheckerKey::from(key), generation: Arc::from("1"), reasons: Vec::new(), inputs: Inputs::Node }
 }
 
 fn node(i: usize, ready: &str) -> Node {

@@ -7,6 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
 
 use crate::node::Node;
+use crate::pods::{Pod, Pods};
 
 /// A SHA-256, shown in hex.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -23,6 +24,26 @@ impl Digest {
     #[must_use]
     pub fn finish(hash: Sha256) -> Self {
         Self(hash.finalize().into())
+    }
+
+    /// The digest of all that a checker can read of a node, with its pods if it reads them and they are known.
+    #[must_use]
+    pub fn of_content(node: &Node, pods: Option<&Pods>) -> Self {
+        let node = Self::of_node(node);
+        let Some(pods) = pods else {
+            return node;
+        };
+        let mut hash = Sha256::new().chain_update(node.0);
+        let mut put = |text: &str| {
+            hash.update((text.len() as u64).to_le_bytes());
+            hash.update(text);
+        };
+        for pod in pods.iter() {
+            let Pod { namespace, name, owner_kind, owner_name, phase, ready, restarts, reason, started } = pod;
+            [namespace, name, owner_kind, owner_name, phase, reason].into_iter().for_each(|text| put(text));
+            put(&format!("{ready} {restarts} {}", started.map(|at| at.unix_ms().to_string()).unwrap_or_default()));
+        }
+        Self::finish(hash)
     }
 
     /// The digest of what checkers can read of a node. Each text is hashed with its length in front, so that no two
@@ -178,6 +199,18 @@ mod tests {
         let moved = Node { labels: [(Arc::from("ab"), Arc::from(""))].into(), ..node.clone() };
         let annotated = Node { annotations: [(Arc::from("a"), Arc::from("b"))].into(), ..node };
         let all = [content, Digest::of_node(&labelled), Digest::of_node(&moved), Digest::of_node(&annotated)];
+        assert!(all.iter().enumerate().all(|(at, one)| !all[..at].contains(one)));
+    }
+
+    #[test]
+    fn pods_are_content_for_whoever_reads_them() {
+        let node = Node::named("n");
+        let of = |pods: Option<Vec<Pod>>| Digest::of_content(&node, pods.map(Arc::new).as_ref());
+        assert_eq!(of(None), Digest::of_node(&node));
+        let pod = || Pod::named("a", "b");
+        let restarted = Pod { restarts: 1, ..pod() };
+        let all =
+            [None, Some(vec![]), Some(vec![pod()]), Some(vec![restarted]), Some(vec![Pod::named("ab", "")])].map(of);
         assert!(all.iter().enumerate().all(|(at, one)| !all[..at].contains(one)));
     }
 }

@@ -4,6 +4,7 @@
 //! costs next to nothing (`recovery` section 8, property 8).
 
 mod intake;
+mod pods;
 mod slot;
 mod view;
 
@@ -16,11 +17,13 @@ use crate::decision::{AttemptId, Decision, Mode, Outcome, Step};
 use crate::event::Event;
 use crate::gate;
 use crate::node::{Node, NodeName};
+use crate::pods::{PodChange, Pods};
 use crate::policy::Policy;
 use crate::recovery::{self, Clock, Lifecycle, Phase, Record, Shown, Sight, clocks, holds, identity, outcomes};
 use crate::time::Time;
 use crate::verdict::{CheckerKey, Verdict};
 
+use pods::PodIndex;
 use slot::{Absent, Served, Slot, Stored, verdicts};
 pub use view::{CheckerView, NodeView, Phases};
 
@@ -50,6 +53,8 @@ pub enum Input {
         /// `list_nodes` or `watch`.
         reason: ReconcileError,
     },
+    /// Something happened to pods. Whoever reads them is asked at the next tick: they change often.
+    Pods(PodChange),
     /// A generation of a checker serves from now on: a new checker, or new bytes or settings of a known one.
     CheckerServes(Checker),
     /// A checker is loaded, but does not serve: unknown everywhere, not running.
@@ -106,8 +111,43 @@ pub struct Checker {
     pub generation: Arc<str>,
     /// The reasons it declares, admitted as label values first.
     pub reasons: Vec<Arc<str>>,
-    /// True if its verdict is a function of node and settings and may be remembered.
-    pub pure: bool,
+    /// What its verdict depends on.
+    pub inputs: Inputs,
+}
+
+/// What a verdict depends on, as the imports of a checker prove it. It says when the checker is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Inputs {
+    /// The node and its settings: asked when one of them changes.
+    Node,
+    /// The pods on the node as well: asked also at the first tick after they changed.
+    NodeAndPods,
+    /// More than that, as the time or a server: asked at every tick.
+    More {
+        /// True if the pods are among it.
+        pods: bool,
+    },
+}
+
+impl Inputs {
+    /// True if the verdict is a function of what is known here, and may be remembered.
+    #[must_use]
+    pub fn is_pure(self) -> bool {
+        match self {
+            Self::Node | Self::NodeAndPods => true,
+            Self::More { .. } => false,
+        }
+    }
+
+    /// True if the pods are among them.
+    #[must_use]
+    pub fn has_pods(self) -> bool {
+        match self {
+            Self::Node => false,
+            Self::NodeAndPods => true,
+            Self::More { pods } => pods,
+        }
+    }
 }
 
 /// The number of a check, never used twice in a process.
@@ -120,6 +160,8 @@ pub struct Check {
     pub id: CheckId,
     /// The node, as it is to be judged.
     pub node: Arc<Node>,
+    /// The pods on it, for a checker that reads them; none while they are not known.
+    pub pods: Option<Pods>,
     /// Who is asked.
     pub checker: CheckerKey,
 }
@@ -183,6 +225,7 @@ pub struct Fleet {
     /// The enabled checkers, sorted by key. A node's answers stand in the same order.
     checkers: Vec<Served>,
     nodes: BTreeMap<NodeName, Box<Slot>>,
+    pods: PodIndex,
     /// Records without a node: vanished ones, and restored ones until the first list.
     absent: BTreeMap<NodeName, Absent>,
     /// Nodes to be evaluated as soon as evidence is live.
@@ -233,6 +276,7 @@ impl Fleet {
             last_check: 0,
             checkers: Vec::new(),
             nodes: BTreeMap::new(),
+            pods: PodIndex::default(),
             absent: BTreeMap::new(),
             touched: BTreeSet::new(),
             changed: BTreeSet::new(),

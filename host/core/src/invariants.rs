@@ -72,6 +72,7 @@ impl Watchdog {
                 | Input::Judged { .. }
                 | Input::Tick
                 | Input::ManualReboot(_)
+                | Input::Pods(_)
                 | Input::Store { .. } => {}
             }
         }

@@ -9,6 +9,7 @@ pub mod fleet;
 pub mod gate;
 pub mod invariants;
 pub mod node;
+pub mod pods;
 pub mod policy;
 pub mod reasons;
 pub mod recovery;

@@ -114,6 +114,7 @@ impl Model {
                 | Input::WatchFailed { .. }
                 | Input::CheckerStopped(_)
                 | Input::CheckerRemoved(_)
+                | Input::Pods(_)
                 | Input::Store { .. } => panic!("the model does not know {input:?}"),
             }
         }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::decision::{Mode, Outcome, Refuser, Step};
 use crate::event::{Event, Verification};
-use crate::fleet::{Input, ReconcileError};
+use crate::fleet::{Input, Inputs, ReconcileError};
 use crate::gate::Constraint;
 use crate::node::{Node, NodeName};
 use crate::policy::{ConcurrentLimit, Policy, Rung};
@@ -1125,7 +1125,10 @@ fn a_stopped_checker_is_unknown_at_once_and_asked_again_when_it_serves() {
 #[test]
 fn what_is_not_remembered_and_what_is_impure_is_asked_at_the_tick() {
     let mut world = World::new(policy());
-    let impure = crate::fleet::Checker { pure: false, ..crate::testing::checker(&CheckerKey::from("net")) };
+    let impure = crate::fleet::Checker {
+        inputs: Inputs::More { pods: false },
+        ..crate::testing::checker(&CheckerKey::from("net"))
+    };
     let asked = |turn: &crate::fleet::Turn| turn.checks.iter().map(|c| c.checker.to_string()).collect::<Vec<_>>();
     let now = world.now;
     let turn = world.fleet.turn(now, vec![Input::CheckerServes(impure)]);

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use crate::decision::{Mode, Outcome, Refuser};
 use crate::event::Event;
-use crate::fleet::{Checker, Fleet, Input, Turn};
+use crate::fleet::{Checker, Fleet, Input, Inputs, Turn};
 use crate::node::{BootId, EXCLUDE_KEY, GPU_COUNT_LABEL, Node, NodeName, Uid};
 use crate::policy::Policy;
 use crate::time::{Time, human as span};
@@ -126,7 +126,12 @@ impl Stage {
         self.fleet = Fleet::new(self.policy.clone());
         let serves = |key: &CheckerKey| {
             let (generation, reasons) = (Arc::from("1"), Vec::new());
-            Input::CheckerServes(Checker { key: key.clone(), generation, reasons, pure: false })
+            Input::CheckerServes(Checker {
+                key: key.clone(),
+                generation,
+                reasons,
+                inputs: Inputs::More { pods: false },
+            })
         };
         let mut inputs: Vec<Input> = self.checkers.keys().map(serves).collect();
         inputs.push(Input::Evidence { live: true });

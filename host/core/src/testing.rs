@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::decision::{AttemptId, Decision, Mode, Outcome, Refuser};
 use crate::event::Event;
-use crate::fleet::{Checker, Fleet, Input, NodeView, Turn};
+use crate::fleet::{Checker, Fleet, Input, Inputs, NodeView, Turn};
 use crate::gate::Constraint;
 use crate::invariants::Watchdog;
 use crate::model::Model;
@@ -368,7 +368,7 @@ impl World {
 }
 
 pub(crate) fn checker(key: &CheckerKey) -> Checker {
-    Checker { key: key.clone(), generation: Arc::from("1"), reasons: Vec::new(), pure: true }
+    Checker { key: key.clone(), generation: Arc::from("1"), reasons: Vec::new(), inputs: Inputs::Node }
 }
 
 pub(crate) fn set_label(node: &mut Node, key: &str, value: Option<&str>) {

@@ -439,13 +439,14 @@ mod tests {
 
     /// A record as the core writes it: of a node that fails.
     fn record(name: &str) -> (NodeName, Option<Box<Record>>) {
-        use apgar_core::fleet::{Checker, Input};
+        use apgar_core::fleet::{Checker, Input, Inputs};
         use apgar_core::node::Node;
         use apgar_core::verdict::{CheckerKey, Judgement, Verdict};
         use std::sync::Arc;
         let mut fleet = Fleet::new(Policy::default());
         let key = CheckerKey::from("ready");
-        let checker = Checker { key: key.clone(), generation: Arc::from("g"), reasons: Vec::new(), pure: true };
+        let checker =
+            Checker { key: key.clone(), generation: Arc::from("g"), reasons: Vec::new(), inputs: Inputs::Node };
         let node = Arc::new(Node { uid: "u".into(), ..Node::named(name) });
         let inputs =
             vec![Input::CheckerServes(checker), Input::Evidence { live: true }, Input::Listed(vec![node.clone()])];

@@ -374,7 +374,7 @@ impl Plugins {
 
     /// Who makes a check.
     pub fn ask(&mut self, check: Check, now: Time) -> Asked {
-        let Check { id, node, checker } = check;
+        let Check { id, node, pods: _, checker } = check;
         match self.supervisor.ask(&checker, &node.name, || Digest::of_node(&node), now) {
             Ask::Start(start) => {
                 let plugin = self.alive.get(&checker).and_then(|starts| starts.get(&start)).cloned();

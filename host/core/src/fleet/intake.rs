@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use crate::decision::{AttemptId, Outcome};
 use crate::event::Event;
+use crate::fleet::pods::{Due, PodIndex};
 use crate::fleet::slot::{Absent, Answer, Served, Slot};
-use crate::fleet::{Check, CheckId, Checker, Fleet, Input, ReconcileError, Turn};
+use crate::fleet::{Check, CheckId, Checker, Fleet, Input, Inputs, ReconcileError, Turn};
 use crate::node::{Node, NodeName, Uid};
 use crate::reasons::Reasons;
 use crate::recovery::{Lifecycle, Record, clocks, identity, outcomes};
@@ -14,7 +15,7 @@ use crate::verdict::{CheckerKey, UnknownCause, Verdict};
 
 /// How long lists must have been empty until they are believed: an API server that has lost its storage
 /// answers like a cluster that is gone (`recovery` 4.7).
-const EMPTY_LISTS_FOR: std::time::Duration = std::time::Duration::from_secs(5 * 60);
+pub(super) const EMPTY_LISTS_FOR: std::time::Duration = std::time::Duration::from_secs(5 * 60);
 
 impl Fleet {
     pub(super) fn take_in(&mut self, input: Input, turn: &mut Turn) {
@@ -26,6 +27,7 @@ impl Fleet {
             }
             Input::Deleted(name) => self.removed(&name, turn),
             Input::Evidence { live } => self.live = live,
+            Input::Pods(change) => self.pods.take_in(change, self.clock.now),
             Input::WatchFailed { reason } => turn.error(reason, None, None),
             Input::CheckerServes(checker) => self.checker_serves(checker, turn),
             Input::CheckerStopped(key) => self.checker_stopped(key),
@@ -192,7 +194,7 @@ impl Fleet {
         };
         for (name, slot) in &mut self.nodes {
             if let Some(served) = self.checkers.get(at) {
-                ask(served, slot, at, self.ticks, &mut self.last_check, turn);
+                ask(served, slot, at, &self.pods, self.ticks, &mut self.last_check, turn);
             }
             if slot.node.malformed.is_some() {
                 self.touched.insert(name.clone());
@@ -204,7 +206,7 @@ impl Fleet {
         let at = match self.index_of(&key) {
             Ok(at) => at,
             Err(at) => {
-                let checker = Checker { key, generation: Arc::from(""), reasons: Vec::new(), pure: true };
+                let checker = Checker { key, generation: Arc::from(""), reasons: Vec::new(), inputs: Inputs::Node };
                 self.add_checker(at, Served::new(checker));
                 at
             }
@@ -351,23 +353,48 @@ impl Fleet {
         self.touched.insert(name);
     }
 
-    /// Asks every impure checker about every node, and whatever was not to be remembered. A check that is
-    /// still out is not repeated: a slow checker would never be heard.
+    /// Asks whoever reads pods about the nodes on which they changed, whatever was not to be remembered, and every
+    /// impure checker about every node. A check that is still out is not repeated: a slow checker would never be
+    /// heard.
     pub(super) fn ask_at_tick(&mut self, turn: &mut Turn) {
+        self.ask_about_pods(turn);
         for (name, key) in std::mem::take(&mut self.again) {
             let Ok(at) = self.index_of(&key) else {
                 continue;
             };
             if let (Some(slot), Some(served)) = (self.nodes.get_mut(&name), self.checkers.get(at)) {
-                ask_if_idle(served, slot, at, self.ticks, &mut self.last_check, turn);
+                ask_if_idle(served, slot, at, &self.pods, self.ticks, &mut self.last_check, turn);
             }
         }
         for (at, served) in self.checkers.iter().enumerate() {
-            if served.checker.pure || !served.serves {
+            if served.checker.inputs.is_pure() || !served.serves {
                 continue;
             }
             for slot in self.nodes.values_mut() {
-                ask_if_idle(served, slot, at, self.ticks, &mut self.last_check, turn);
+                ask_if_idle(served, slot, at, &self.pods, self.ticks, &mut self.last_check, turn);
+            }
+        }
+    }
+
+    fn ask_about_pods(&mut self, turn: &mut Turn) {
+        let names = match self.pods.take_due() {
+            Due::All => self.nodes.keys().cloned().collect(),
+            Due::Some(names) => names,
+        };
+        for (at, served) in self.checkers.iter().enumerate() {
+            if served.checker.inputs != Inputs::NodeAndPods || !served.serves {
+                continue;
+            }
+            for name in &names {
+                let Some(slot) = self.nodes.get_mut(name) else {
+                    continue;
+                };
+                if slot.is_pending(at) {
+                    // What is out was asked with the pods of before.
+                    self.pods.still_due(name);
+                } else {
+                    ask(served, slot, at, &self.pods, self.ticks, &mut self.last_check, turn);
+                }
             }
         }
     }
@@ -383,8 +410,9 @@ impl Fleet {
         for (at, served) in self.checkers.iter_mut().enumerate() {
             // Whoever is still being asked what it showed before is late.
             served.displaced.remove(name);
-            ask(served, slot, at, self.ticks, &mut self.last_check, turn);
+            ask(served, slot, at, &self.pods, self.ticks, &mut self.last_check, turn);
         }
+        self.pods.is_told(name);
     }
 
     /// Where the checker stands, or would stand.
@@ -394,7 +422,7 @@ impl Fleet {
 }
 
 /// Asks one checker about one node, or answers for it where it cannot be asked.
-fn ask(served: &Served, slot: &mut Slot, at: usize, ticks: u32, last: &mut CheckId, turn: &mut Turn) {
+fn ask(served: &Served, slot: &mut Slot, at: usize, pods: &PodIndex, ticks: u32, last: &mut CheckId, turn: &mut Turn) {
     if let Some(why) = &slot.node.malformed {
         let detail = Arc::from(&**why);
         slot.silence(at, UnknownCause::MalformedNode, &detail, ticks);
@@ -411,12 +439,22 @@ fn ask(served: &Served, slot: &mut Slot, at: usize, ticks: u32, last: &mut Check
     *last += 1;
     answer.asked = *last;
     answer.pending = true;
-    turn.checks.push(Check { id: *last, node: slot.node.clone(), checker: served.checker.key.clone() });
+    let Checker { key, inputs, .. } = &served.checker;
+    let pods = inputs.has_pods().then(|| pods.of(&slot.node.name)).flatten();
+    turn.checks.push(Check { id: *last, node: slot.node.clone(), pods, checker: key.clone() });
 }
 
-fn ask_if_idle(served: &Served, slot: &mut Slot, at: usize, ticks: u32, last: &mut CheckId, turn: &mut Turn) {
-    if slot.answers.get(at).is_some_and(|answer| !answer.pending) {
-        ask(served, slot, at, ticks, last, turn);
+fn ask_if_idle(
+    served: &Served,
+    slot: &mut Slot,
+    at: usize,
+    pods: &PodIndex,
+    ticks: u32,
+    last: &mut CheckId,
+    turn: &mut Turn,
+) {
+    if !slot.is_pending(at) {
+        ask(served, slot, at, pods, ticks, last, turn);
     }
 }
 

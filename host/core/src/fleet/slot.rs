@@ -118,6 +118,11 @@ impl Slot {
         self.answers.iter().all(|answer| answer.verdict.is_some())
     }
 
+    /// True while a check by that checker is out.
+    pub(super) fn is_pending(&self, at: usize) -> bool {
+        self.answers.get(at).is_some_and(|answer| answer.pending)
+    }
+
     /// Takes a verdict in place of the present one. True if it says something else.
     pub(super) fn put(&mut self, at: usize, verdict: Verdict, label: Option<Arc<str>>, ticks: u32) -> bool {
         let Some(answer) = self.answers.get_mut(at) else {
@@ -139,7 +144,7 @@ impl Slot {
 
     /// Takes a verdict that stands until the check that is out is answered.
     pub(super) fn put_meanwhile(&mut self, at: usize, verdict: Verdict, label: Option<Arc<str>>, ticks: u32) -> bool {
-        let pending = self.answers.get(at).is_some_and(|answer| answer.pending);
+        let pending = self.is_pending(at);
         let changed = self.put(at, verdict, label, ticks);
         if let Some(answer) = self.answers.get_mut(at) {
             answer.pending = pending;

@@ -546,6 +546,24 @@ fn pairs_stay_while_their_nodes_do() {
 }
 
 #[test]
+fn a_pair_of_whoever_reads_pods_is_held_until_they_change() {
+    use crate::node::Node;
+    use crate::pods::Pod;
+    let mut world = world();
+    let judged = Node::named("n1");
+    let content = |restarts| {
+        let pod = Pod { restarts, ..Pod::named("ns", "x") };
+        Digest::of_content(&judged, Some(&vec![pod].into()))
+    };
+    let death = world.death(1, Cause::Trap, Stage::Check, Some(node(1)));
+    world.turn(vec![Input::Died("c".into(), death, Some(content(0)))]);
+    let mut ask = |restarts| world.machine.ask(&"c".into(), &node(1), || content(restarts), world.now);
+    assert!(matches!(ask(0), Ask::Held(_)));
+    assert_eq!(ask(1), Ask::Start(1));
+    assert_eq!(ask(0), Ask::Start(1), "it was forgotten");
+}
+
+#[test]
 fn p_81_a_pair_that_depends_on_more_is_asked_again_with_backoff() {
     let mut world = world();
     let mut waits = Vec::new();
