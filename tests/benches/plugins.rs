@@ -154,7 +154,7 @@ impl Bundled {
             for (at, node) in self.nodes.iter().enumerate() {
                 pace.tick().await;
                 asked.push(std::time::Instant::now());
-                let job = |plugin: &Arc<Plugin>| Job { id: at as u64, plugin: plugin.clone(), node: node.clone() };
+                let job = |plugin: &Arc<Plugin>| Job { id: at as u64, plugin: plugin.clone(), node: node.clone(), pods: None };
                 self.engine.submit(self.plugins.iter().map(job).collect(), judged_in.clone());
             }
             drop(judged_in);

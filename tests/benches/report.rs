@@ -129,7 +129,12 @@ impl Bench {
     async fn run(&self, checks: Vec<Check>) -> Vec<Finished> {
         let jobs: Vec<Job> = checks
             .into_iter()
-            .map(|check| Job { id: check.id, plugin: self.plugins[check.checker.as_str()].clone(), node: check.node })
+            .map(|check| Job {
+                id: check.id,
+                plugin: self.plugins[check.checker.as_str()].clone(),
+                node: check.node,
+                pods: check.pods,
+            })
             .collect();
         self.submit(jobs).await
     }
@@ -162,7 +167,8 @@ async fn single_calls(report: &mut Report, bench: &Bench) {
     println!("{:<52} {:>12} {:>12}\n", "", "median", "p99");
     let node = nodes(10)[0].clone();
     for (name, plugin) in &bench.plugins {
-        let jobs = |count| (0..count).map(|id| Job { id, plugin: plugin.clone(), node: node.clone() }).collect();
+        let jobs =
+            |count| (0..count).map(|id| Job { id, plugin: plugin.clone(), node: node.clone(), pods: None }).collect();
         bench.submit(jobs(1_000)).await;
         let took: Vec<Duration> = bench.submit(jobs(ROUNDS)).await.iter().map(|done| done.result.took).collect();
         report.times(&format!("fresh-store check, {name}"), "us", &took);

@@ -225,12 +225,12 @@ specials! {
     ),
     imports_newer: "imports-newer" => Refused(
         RefusalReason::UnknownImport,
-        "imports apgar:checker/node@0.2.0, of another version: this Apgar serves apgar:checker@0.1.1. \
-         Build the checker against wit/checker-0.1.1",
+        "imports apgar:checker/node@0.2.0, of another version: this Apgar serves apgar:checker@0.1.2. \
+         Build the checker against wit/checker-0.1.2",
     ),
     imports_newer_function: "imports-newer-function" => Refused(
         RefusalReason::UnknownImport,
-        "imports apgar:checker/node@0.1.9, of which `gpus` is newer than this Apgar: it serves apgar:checker@0.1.1. \
+        "imports apgar:checker/node@0.1.9, of which `gpus` is newer than this Apgar: it serves apgar:checker@0.1.2. \
          Upgrade Apgar, or do without",
     ),
     imports_newer_patch: "imports-newer-patch" => Serves,
@@ -254,11 +254,11 @@ specials! {
     ),
     other_version: "other-version" => Refused(
         RefusalReason::WrongWorld,
-        "exports apgar:checker/checker@0.2.0; this Apgar serves 0.1.1",
+        "exports apgar:checker/checker@0.2.0; this Apgar serves 0.1.2",
     ),
     other_world: "other-world" => Refused(
         RefusalReason::WrongWorld,
-        "exports acme:filter/filter@1.0.0; a checker exports apgar:checker/checker@0.1.1",
+        "exports acme:filter/filter@1.0.0; a checker exports apgar:checker/checker@0.1.2",
     ),
     garbage: "garbage" => Refused(RefusalReason::NotAComponent, "not WebAssembly"),
     empty: "empty" => Refused(RefusalReason::NotAComponent, "empty.wasm is empty"),

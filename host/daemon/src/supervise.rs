@@ -244,7 +244,7 @@ impl Plugins {
         self.inbox.push(match done.result.death.clone() {
             Some(death) => {
                 let death = booked(death, start, Some(node.clone()), now);
-                supervision::Input::Died(name.clone(), death, Some(Digest::of_node(&done.node)))
+                supervision::Input::Died(name.clone(), death, Some(Digest::of_content(&done.node, done.pods.as_ref())))
             }
             None => supervision::Input::Completed(name.clone(), start, node.clone(), done.result.slow),
         });
@@ -374,11 +374,11 @@ impl Plugins {
 
     /// Who makes a check.
     pub fn ask(&mut self, check: Check, now: Time) -> Asked {
-        let Check { id, node, pods: _, checker } = check;
-        match self.supervisor.ask(&checker, &node.name, || Digest::of_node(&node), now) {
+        let Check { id, node, pods, checker } = check;
+        match self.supervisor.ask(&checker, &node.name, || Digest::of_content(&node, pods.as_ref()), now) {
             Ask::Start(start) => {
                 let plugin = self.alive.get(&checker).and_then(|starts| starts.get(&start)).cloned();
-                plugin.map_or(Asked::Nobody, |plugin| Asked::Job(Job { id, plugin, node }))
+                plugin.map_or(Asked::Nobody, |plugin| Asked::Job(Job { id, plugin, node, pods }))
             }
             Ask::Held(pair) => Asked::Answer(Input::Judged {
                 check: id,

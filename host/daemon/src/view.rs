@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use apgar_core::fleet::{Checker, Fleet, Inputs};
+use apgar_core::fleet::{Checker, Fleet};
 use apgar_core::report::Report;
 use apgar_core::time::Time;
 use apgar_core::verdict::Verdict;
@@ -75,6 +75,6 @@ pub fn checker(plugin: &Plugin) -> Checker {
         key: plugin.key().clone(),
         generation: Arc::from(plugin.generation().to_string()),
         reasons: plugin.description().reasons.iter().map(|reason| Arc::from(reason.as_str())).collect(),
-        inputs: if plugin.pure() { Inputs::Node } else { Inputs::More { pods: false } },
+        inputs: plugin.inputs(),
     }
 }

@@ -33,7 +33,7 @@ async fn main() {
     }
     let mut jobs = Vec::new();
     for plugin in &plugins {
-        jobs.extend((0..NODES).map(|id| Job { id, plugin: plugin.clone(), node: node(id) }));
+        jobs.extend((0..NODES).map(|id| Job { id, plugin: plugin.clone(), node: node(id), pods: None }));
     }
     let started = Instant::now();
     let count = jobs.len();
@@ -43,7 +43,7 @@ async fn main() {
 }
 
 async fn one(engine: &Engine, plugin: &Arc<Plugin>) {
-    let jobs = |count| (0..count).map(|id| Job { id, plugin: plugin.clone(), node: node(7) }).collect();
+    let jobs = |count| (0..count).map(|id| Job { id, plugin: plugin.clone(), node: node(7), pods: None }).collect();
     run(engine, jobs(1_000)).await;
     let mut took = run(engine, jobs(20_000)).await;
     took.sort_unstable();

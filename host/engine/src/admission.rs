@@ -3,11 +3,12 @@
 
 use std::fmt;
 
+use apgar_core::fleet::Inputs;
 use wasmparser::component_types::{ComponentEntityType, ComponentItem};
 use wasmparser::types::Types;
 use wasmparser::{FuncValidatorAllocations, Parser, Payload, ValidPayload, Validator};
 
-use crate::bindings::{CLOCK, HTTP, LOG, MEMORY, NODE, PACKAGE, VERSION};
+use crate::bindings::{CLOCK, HTTP, LOG, MEMORY, NODE, PACKAGE, PODS, VERSION};
 use crate::death::{Refusal, RefusalReason};
 use crate::plugin::{Capability, Grants};
 use crate::settings;
@@ -25,8 +26,8 @@ pub(crate) struct Admitted {
     pub(crate) wasi: bool,
     /// The capabilities it imports, all of them granted.
     pub(crate) uses: Grants,
-    /// True if its imports prove it a function of node and settings.
-    pub(crate) pure: bool,
+    /// What its imports prove its verdict to depend on.
+    pub(crate) inputs: Inputs,
     /// The largest memory any of its modules declares, in bytes.
     pub(crate) declared_memory: u64,
 }
@@ -49,12 +50,18 @@ pub(crate) fn admit(name: &str, bytes: &[u8], grants: &Grants) -> Result<Admitte
     let imports = |prefix: &str| outside.imports.iter().any(|import| import.name.starts_with(prefix));
     // WASI is frozen unless the clock was granted, so only then does it cost purity.
     let clocked = grants.contains(&Capability::Clock) && (imports("wasi:clocks/") || imports("wasi:random/"));
+    let pods = uses.contains(&Capability::Pods);
+    let inputs = match clocked || uses.iter().copied().any(Capability::costs_purity) {
+        true => Inputs::More { pods },
+        false if pods => Inputs::NodeAndPods,
+        false => Inputs::Node,
+    };
     let settings = outside.exported("settings").filter(|export| export.functions.iter().any(|f| f == "configure"));
     Ok(Admitted {
         checker: checker.to_owned(),
         settings: settings.map(|export| export.name.clone()),
         wasi: imports("wasi:"),
-        pure: !clocked && !uses.iter().copied().any(Capability::costs_purity),
+        inputs,
         uses,
         declared_memory: outside.declared_memory,
         imports: outside.imports.into_iter().filter(|i| !i.functions.is_empty()).map(|i| i.name).collect(),
@@ -108,11 +115,7 @@ fn permit(name: &str, import: &Interface, grants: &Grants) -> Result<Option<Capa
             Some(Capability::Http) => HTTP,
             Some(Capability::Log) => LOG,
             Some(Capability::Memory) => MEMORY,
-            Some(Capability::Pods) => {
-                return unknown(format_args!(
-                    "which this version of Apgar does not serve yet, whatever is granted: remove it from the world"
-                ));
-            }
+            Some(Capability::Pods) => PODS,
             None if interface == "node" => NODE,
             None if interface == "types" => return Ok(None),
             None => return unknown(format_args!("which is no interface of {PACKAGE}@{VERSION}")),

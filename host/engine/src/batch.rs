@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use apgar_core::node::Node;
+use apgar_core::pods::Pods;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
@@ -31,12 +32,12 @@ const PATIENCE: Duration = Duration::from_millis(10);
 /// The jobs of one plugin, taken from the front.
 struct Queue {
     plugin: Arc<Plugin>,
-    jobs: Mutex<std::vec::IntoIter<(u64, Arc<Node>)>>,
+    jobs: Mutex<std::vec::IntoIter<Asked>>,
     drain: Drain,
 }
 
 impl Queue {
-    fn next(&self) -> Option<(u64, Arc<Node>)> {
+    fn next(&self) -> Option<Asked> {
         if self.drain.begun() { None } else { crate::lock(&self.jobs).next() }
     }
 }
@@ -52,15 +53,18 @@ pub(crate) fn submit(inner: &Arc<Inner>, guests: &Runtime, jobs: Vec<Job>, done:
     }
 }
 
-type Jobs = Vec<(u64, Arc<Node>)>;
+/// A job without its plugin.
+type Asked = (u64, Arc<Node>, Option<Pods>);
+
+type Jobs = Vec<Asked>;
 
 fn by_plugin(jobs: Vec<Job>) -> Vec<(Arc<Plugin>, Jobs)> {
     let mut queues: Vec<(Arc<Plugin>, Jobs)> = Vec::new();
-    for Job { id, plugin, node } in jobs {
+    for Job { id, plugin, node, pods } in jobs {
         // At most 64 plugins, and jobs mostly come plugin by plugin or node by node: a scan beats a map.
         match queues.iter_mut().find(|(known, _)| Arc::ptr_eq(known, &plugin)) {
-            Some((_, jobs)) => jobs.push((id, node)),
-            None => queues.push((plugin, vec![(id, node)])),
+            Some((_, jobs)) => jobs.push((id, node, pods)),
+            None => queues.push((plugin, vec![(id, node, pods)])),
         }
     }
     queues
@@ -88,9 +92,9 @@ async fn work(inner: &Inner, queue: &Queue, done: &mpsc::Sender<Vec<Finished>>, 
         };
         let slice = clock::now();
         loop {
-            let Some((id, node)) = queue.next() else { return };
-            let result = check::check(&queue.plugin, node.clone(), &meter, &inner.ticker).await;
-            finished.push(Finished { id, node, plugin: queue.plugin.clone(), result });
+            let Some((id, node, pods)) = queue.next() else { return };
+            let result = check::check(&queue.plugin, node.clone(), pods.clone(), &meter, &inner.ticker).await;
+            finished.push(Finished { id, node, pods, plugin: queue.plugin.clone(), result });
             if finished.len() >= BATCH || slice.elapsed() >= SLICE {
                 break;
             }

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use apgar_core::node::Node;
+use apgar_core::pods::Pod;
 use wasmtime::Store;
 use wasmtime::component::{ComponentExportIndex, HasSelf, Instance, Linker, TypedFunc};
 
@@ -12,18 +13,19 @@ use crate::http::Fetched;
 use crate::limits;
 use crate::memory::Pad;
 
-use plugin::apgar::checker::{clock, http, log, memory, node, types};
+use plugin::apgar::checker::{clock, http, log, memory, node, pods, types};
 
 mod plugin {
     wasmtime::component::bindgen!({
         inline: "package apgar:host;
                  world host {
-                     include apgar:checker/plugin@0.1.1;
-                     import apgar:checker/clock@0.1.1;
-                     import apgar:checker/http@0.1.1;
-                     import apgar:checker/memory@0.1.1;
+                     include apgar:checker/plugin@0.1.2;
+                     import apgar:checker/clock@0.1.2;
+                     import apgar:checker/http@0.1.2;
+                     import apgar:checker/memory@0.1.2;
+                     import apgar:checker/pods@0.1.2;
                  }",
-        path: "../../wit/checker-0.1.1",
+        path: "../../wit/checker-0.1.2",
         world: "apgar:host/host",
         imports: { "apgar:checker/http": async | trappable, default: trappable },
         exports: { default: async },
@@ -33,7 +35,7 @@ mod plugin {
 /// The contract's package.
 pub(crate) const PACKAGE: &str = "apgar:checker";
 /// The newest version that is served. Another patch version of it is the same contract.
-pub(crate) const VERSION: &str = "0.1.1";
+pub(crate) const VERSION: &str = "0.1.2";
 
 /// What `clock` of that version has.
 pub(crate) const CLOCK: &[&str] = &["now", "time-remaining"];
@@ -43,6 +45,8 @@ pub(crate) const HTTP: &[&str] = &["get"];
 pub(crate) const LOG: &[&str] = &["write"];
 /// What `memory` of that version has.
 pub(crate) const MEMORY: &[&str] = &["load", "store"];
+/// What `pods` of that version has.
+pub(crate) const PODS: &[&str] = &["list"];
 /// What `node` of that version has. A component that asks for more was built for a newer Apgar.
 pub(crate) const NODE: &[&str] = &[
     "name",
@@ -264,6 +268,53 @@ impl memory::Host for Host {
     }
 }
 
+impl pods::Host for Host {
+    fn list(&mut self) -> wasmtime::Result<Result<Vec<pods::PodState>, String>> {
+        self.asked(0)?;
+        let Some(pods) = self.pods.clone() else {
+            return Ok(Err("the pods of the node are not known".to_owned()));
+        };
+        let mut left = limits::ANSWER;
+        let states: Vec<_> = pods
+            .iter()
+            .map_while(|pod| {
+                left = left.checked_sub(size(pod))?;
+                Some(pod_state(pod))
+            })
+            .collect();
+        if states.len() < pods.len() {
+            self.answers_cut = self.answers_cut.saturating_add(1);
+        }
+        Ok(Ok(states))
+    }
+}
+
+/// What a pod takes in the guest's memory.
+fn size(pod: &Pod) -> usize {
+    let texts = [&pod.namespace, &pod.name, &pod.owner_kind, &pod.owner_name, &pod.phase, &pod.reason];
+    POD_STATE + texts.into_iter().map(|text| text.len()).sum::<usize>()
+}
+
+/// A `pod-state` without its texts, as the canonical ABI lays it out: six pointers with their lengths, two words, and
+/// an optional long.
+const POD_STATE: usize = 6 * 8 + 2 * 4 + 16;
+
+fn pod_state(pod: &Pod) -> pods::PodState {
+    let Pod { namespace, name, owner_kind, owner_name, phase, ready, restarts, reason, started } = pod;
+    let text = |text: &str| text.to_owned();
+    pods::PodState {
+        namespace: text(namespace),
+        name: text(name),
+        owner_kind: text(owner_kind),
+        owner_name: text(owner_name),
+        phase: text(phase),
+        ready: *ready,
+        restarts: *restarts,
+        reason: text(reason),
+        started: started.and_then(timestamp),
+    }
+}
+
 impl http::Host for Host {
     async fn get(
         &mut self,
@@ -317,11 +368,13 @@ mod tests {
     #[test]
     fn the_lists_of_functions_are_those_of_the_contract() {
         let mut contract = wit_parser::Resolve::default();
-        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../wit/checker-0.1.1");
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../wit/checker-0.1.2");
         let (package, _) = contract.push_path(dir).unwrap();
         let package = &contract.packages[package];
         assert_eq!(package.name.to_string(), format!("{PACKAGE}@{VERSION}"));
-        for (interface, known) in [("clock", CLOCK), ("http", HTTP), ("log", LOG), ("memory", MEMORY), ("node", NODE)] {
+        for (interface, known) in
+            [("clock", CLOCK), ("http", HTTP), ("log", LOG), ("memory", MEMORY), ("node", NODE), ("pods", PODS)]
+        {
             let interface = &contract.interfaces[package.interfaces[interface]];
             assert!(interface.functions.keys().eq(known), "{:?}", interface.functions.keys());
         }

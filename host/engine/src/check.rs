@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use apgar_core::node::Node;
+use apgar_core::pods::Pods;
 use apgar_core::verdict::{Judgement, Unknown, UnknownCause, Verdict};
 use wasmtime::{OutOfMemory, PoolConcurrencyLimitError, Store, Trap, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
@@ -26,7 +27,8 @@ use crate::wasi::Wasi;
 pub struct CheckDone {
     /// The answer; unknown for everything that is none.
     pub verdict: Verdict,
-    /// True if the answer holds until node or configuration change: the plugin is pure and it did answer.
+    /// True if the answer holds until what it depends on changes: the plugin is pure, it did answer, and its pods were
+    /// known if it reads them.
     pub remember: bool,
     /// How it died, if it did. For the ledger.
     pub death: Option<Death>,
@@ -100,7 +102,13 @@ pub(crate) enum Fault {
 }
 
 /// Judges `node` in a store of its own. The caller holds the permits.
-pub(crate) async fn check(plugin: &Plugin, node: Arc<Node>, meter: &Arc<Meter>, ticker: &Ticker) -> CheckDone {
+pub(crate) async fn check(
+    plugin: &Plugin,
+    node: Arc<Node>,
+    pods: Option<Pods>,
+    meter: &Arc<Meter>,
+    ticker: &Ticker,
+) -> CheckDone {
     if let Some(why) = &node.malformed {
         return CheckDone::unknown(UnknownCause::MalformedNode, Arc::from(&**why));
     }
@@ -111,6 +119,7 @@ pub(crate) async fn check(plugin: &Plugin, node: Arc<Node>, meter: &Arc<Meter>, 
     let mut store = store(plugin, node.clone(), meter, limits.cpu_ticks());
     let host = store.data_mut();
     host.ends_after(wall);
+    host.pods = pods;
     host.asker = plugin.asker.clone();
     host.pad = plugin.memory.as_ref().map(|memory| memory.take(&node, limits.scratchpad));
     let allowance = Allowance { wall, waiting: limits.call_deadline };
@@ -261,9 +270,10 @@ fn conclude(plugin: &Plugin, result: Result<Said, Fault>, store: &mut Store<Host
     let mut death = None;
     let mut fault = None;
     let mut remember = false;
+    let known = !plugin.inputs.has_pods() || store.data().pods.is_some();
     let verdict = match result {
         Ok(Said::Verdict { healthy, mut reason, threshold }) => {
-            remember = plugin.pure;
+            remember = plugin.pure() && known;
             corrections.reason = correct_reason(&mut reason, plugin.limits.reason);
             corrections.threshold = threshold > limits::THRESHOLD_MAX;
             let judgement =
@@ -271,7 +281,7 @@ fn conclude(plugin: &Plugin, result: Result<Said, Fault>, store: &mut Store<Host
             if healthy { Verdict::Pass(judgement) } else { Verdict::Fail(judgement) }
         }
         Ok(Said::CannotTell(mut text)) => {
-            remember = plugin.pure;
+            remember = plugin.pure() && known;
             corrections.error = text::clean(&mut text) | text::cut(&mut text, limits::REASON);
             unknown(UnknownCause::Error, Arc::from(text))
         }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use apgar_core::node::{Node, NodeName};
+use apgar_core::pods::Pods;
 use apgar_core::verdict::CheckerKey;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Mutex, Semaphore, mpsc};
@@ -79,6 +80,8 @@ pub struct Job {
     pub plugin: Arc<Plugin>,
     /// Who is judged.
     pub node: Arc<Node>,
+    /// The pods on it; none where they are not known, or nobody reads them.
+    pub pods: Option<Pods>,
 }
 
 /// A check that was made.
@@ -88,6 +91,8 @@ pub struct Finished {
     pub id: u64,
     /// Who was judged, as it was then.
     pub node: Arc<Node>,
+    /// As in the job.
+    pub pods: Option<Pods>,
     /// Who judged; its generation is in here.
     pub plugin: Arc<Plugin>,
     /// What came out.
@@ -215,15 +220,20 @@ impl Engine {
         }
     }
 
-    /// Makes one check.
+    /// Makes one check of a node whose pods are not known.
     pub async fn check(&self, plugin: &Arc<Plugin>, node: Arc<Node>) -> CheckDone {
+        self.check_with(plugin, node, None).await
+    }
+
+    /// Makes one check of a node with these pods.
+    pub async fn check_with(&self, plugin: &Arc<Plugin>, node: Arc<Node>, pods: Option<Pods>) -> CheckDone {
         let (inner, plugin) = (self.inner.clone(), plugin.clone());
         let check = self.guests().spawn(async move {
             let meter = Arc::new(Meter::default());
             let (Ok(_plugin), Ok(_engine)) = (plugin.permits.acquire().await, inner.permits.acquire().await) else {
                 return CheckDone::fault("the engine's permits are closed");
             };
-            check::check(&plugin, node, &meter, &inner.ticker).await
+            check::check(&plugin, node, pods, &meter, &inner.ticker).await
         });
         check.await.unwrap_or_else(|error| CheckDone::fault(error.to_string()))
     }
@@ -305,7 +315,7 @@ mod tests {
         let mut engine = Engine::new(EngineConfig { cache_dir: None, compile: Compile::InProcess }).unwrap();
         let linker = &mut Arc::get_mut(&mut engine.inner).unwrap().linker;
         linker.allow_shadowing(true);
-        let mut node = linker.instance("apgar:checker/node@0.1.1").unwrap();
+        let mut node = linker.instance("apgar:checker/node@0.1.2").unwrap();
         node.func_wrap("name", move |mut store: StoreContextMut<'_, Host>, (): ()| {
             let node = store.data_mut().asked(0)?;
             assert_ne!(node.name.as_str(), panics_on, "an import of ours");
@@ -355,7 +365,8 @@ mod tests {
         const PANICS: u64 = 2 * crate::limits::POOL_SLOTS as u64;
         let engine = engine("panics");
         let plugin = engine.load(candidate("asks", ASKS)).await.unwrap();
-        let job = |id: u64, name: &str| Job { id, plugin: plugin.clone(), node: Arc::new(Node::named(name)) };
+        let job =
+            |id: u64, name: &str| Job { id, plugin: plugin.clone(), node: Arc::new(Node::named(name)), pods: None };
         let jobs = (0..PANICS).flat_map(|id| [job(2 * id, "panics"), job(2 * id + 1, "well")]).collect();
         let (done, mut finished) = mpsc::channel(4);
         engine.submit(jobs, done);

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use apgar_core::node::Node;
+use apgar_core::pods::Pods;
 use serde::Serialize;
 use wasmtime::{ResourceLimiter, UpdateDeadline};
 
@@ -84,6 +85,8 @@ pub(crate) struct Host {
     pub(crate) answers_cut: u32,
     pub(crate) stores_refused: u32,
     pub(crate) requests_refused: u32,
+    /// The pods of this node, none while they are not known. While the plugin is loaded, that there are none.
+    pub(crate) pods: Option<Pods>,
     /// What was kept for this node. None while the plugin is loaded.
     pub(crate) pad: Option<Pad>,
     /// None while the plugin is loaded: the self-check must not hang on a server.
@@ -115,6 +118,7 @@ impl Host {
             answers_cut: 0,
             stores_refused: 0,
             requests_refused: 0,
+            pods: Some(Pods::default()),
             pad: None,
             asker: None,
             http_calls: limits.http_calls,

@@ -160,7 +160,7 @@ fn link(
             default_threshold: Duration::ZERO,
         },
         imports: admitted.imports,
-        pure: admitted.pure,
+        inputs: admitted.inputs,
         wasi: admitted.wasi,
         grants,
         limits,

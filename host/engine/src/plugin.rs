@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 pub use apgar_core::digest::{Digest, Generation};
+use apgar_core::fleet::Inputs;
 use apgar_core::node::NodeName;
 pub use apgar_core::supervision::Source;
 use apgar_core::verdict::CheckerKey;
@@ -32,7 +33,7 @@ pub enum Capability {
     Log,
     /// A small blob per node, handed back next time. It costs purity.
     Memory,
-    /// The pods on the node.
+    /// The pods on the node. They are content, as the node is: they cost no purity.
     Pods,
 }
 
@@ -181,7 +182,7 @@ pub struct Plugin {
     pub(crate) generation: Generation,
     pub(crate) description: Description,
     pub(crate) imports: Vec<String>,
-    pub(crate) pure: bool,
+    pub(crate) inputs: Inputs,
     pub(crate) wasi: bool,
     pub(crate) grants: Grants,
     pub(crate) limits: Limits,
@@ -245,10 +246,16 @@ impl Plugin {
         &self.imports
     }
 
-    /// True if its imports prove it a function of node and configuration, so that its verdicts are remembered.
+    /// What its imports prove its verdict to depend on, besides its configuration.
+    #[must_use]
+    pub fn inputs(&self) -> Inputs {
+        self.inputs
+    }
+
+    /// True if that is the node and its pods at most, so that its verdicts are remembered.
     #[must_use]
     pub fn pure(&self) -> bool {
-        self.pure
+        self.inputs.is_pure()
     }
 
     /// What it was granted.

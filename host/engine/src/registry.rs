@@ -556,7 +556,8 @@ impl Inner {
 async fn admitted(candidate: Candidate) -> Result<bool, Refusal> {
     let admit = move || {
         sound(&candidate)?;
-        admission::admit(candidate.key.as_str(), &candidate.bytes, &candidate.grants).map(|admitted| admitted.pure)
+        admission::admit(candidate.key.as_str(), &candidate.bytes, &candidate.grants)
+            .map(|admitted| admitted.inputs.is_pure())
     };
     let done = tokio::task::spawn_blocking(admit).await;
     // A panic while reading bytes is ours; the bytes that brought it up are not to be tried again.

@@ -149,7 +149,7 @@ impl Hostile {
     /// As many checks of each as it may have at once.
     async fn judge(&self, engine: &Engine) {
         let twice = self.serving.iter().flat_map(|serving| [serving, serving]);
-        let jobs = twice.map(|(plugin, node)| Job { id: 0, plugin: plugin.clone(), node: node.clone() }).collect();
+        let jobs = twice.map(|(plugin, node)| Job { id: 0, plugin: plugin.clone(), node: node.clone(), pods: None }).collect();
         let (done_in, mut done) = mpsc::channel(1024);
         engine.submit(jobs, done_in);
         while let Some(batch) = done.recv().await {

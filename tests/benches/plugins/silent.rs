@@ -53,7 +53,7 @@ pub(crate) async fn measure(report: &mut Report) {
                 let (done_in, mut done) = mpsc::channel(8);
                 // As many as may wait at once.
                 let node = Arc::new(Node::named("node-1"));
-                let job = |id| Job { id, plugin: asking.clone(), node: node.clone() };
+                let job = |id| Job { id, plugin: asking.clone(), node: node.clone(), pods: None };
                 bundled.engine.submit((0..limits::HTTP_PERMITS as u64).map(job).collect(), done_in);
                 while let Some(batch) = done.recv().await {
                     for Finished { result, .. } in batch {

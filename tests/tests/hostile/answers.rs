@@ -170,7 +170,7 @@ async fn random_bytes_for_a_verdict_are_one_or_a_death() {
 /// Makes all those checks together and gives what came of them in the order of their numbers, with who said so.
 /// What was starved is asked again.
 async fn all(jobs: impl Iterator<Item = (u64, Arc<Plugin>, Arc<Node>)>) -> Vec<(CheckerKey, CheckDone)> {
-    let jobs: BTreeMap<u64, Job> = jobs.map(|(id, plugin, node)| (id, Job { id, plugin, node })).collect();
+    let jobs: BTreeMap<u64, Job> = jobs.map(|(id, plugin, node)| (id, Job { id, plugin, node, pods: None })).collect();
     let (done, mut finished) = mpsc::channel(4);
     ENGINE.submit(jobs.values().cloned().collect(), done);
     let mut answered = BTreeMap::new();

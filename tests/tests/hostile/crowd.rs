@@ -75,9 +75,11 @@ async fn spin_together(guests: &[Arc<Plugin>]) -> Spun {
     const WELL: u64 = u64::MAX;
     let spins = Arc::new(Node::named(Behaviour::Spin.node()));
     let spinning = guests.iter().flat_map(|guest| [guest, guest]);
-    let mut jobs: Vec<Job> =
-        (0..).zip(spinning).map(|(id, plugin)| Job { id, plugin: plugin.clone(), node: spins.clone() }).collect();
-    jobs.push(Job { id: WELL, plugin: ready().await.clone(), node: well_node() });
+    let mut jobs: Vec<Job> = (0..)
+        .zip(spinning)
+        .map(|(id, plugin)| Job { id, plugin: plugin.clone(), node: spins.clone(), pods: None })
+        .collect();
+    jobs.push(Job { id: WELL, plugin: ready().await.clone(), node: well_node(), pods: None });
     let mut wanted: Vec<u64> = jobs.iter().map(|job| job.id).collect();
 
     let (done, mut finished) = mpsc::channel(4);

@@ -223,13 +223,13 @@ impl World {
     fn weigh(&mut self, judged: Vec<Finished>, inputs: &mut Vec<Input>) -> Vec<(NodeName, Expected)> {
         let mut expected: BTreeMap<NodeName, Expected> = BTreeMap::new();
         for done in judged {
-            let Finished { id, node, plugin, result } = done;
+            let Finished { id, node, pods, plugin, result } = done;
             let (name, node) = (plugin.key().clone(), node.name.clone());
             let out = self.out.remove(&id).unwrap_or_else(|| panic!("{id} was answered twice, or never asked"));
             assert_eq!((&out.node, &out.checker, out.start), (&node, &name, plugin.start()), "{id}");
             self.tally.answered += 1;
             self.vouch(&name, plugin.digest(), &node, &result);
-            let done = Finished { id, node: Arc::new(Node::named(node.as_str())), plugin, result };
+            let done = Finished { id, node: Arc::new(Node::named(node.as_str())), pods, plugin, result };
             let standing = self.plugins.standing(&done);
             let verdict = done.result.verdict;
             let is_latest = self.latest.get(&(name.clone(), node.clone())) == Some(&id);

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
+use apgar_core::fleet::Inputs;
 use apgar_engine::signature::{self, PublicKey};
 use serde_json::json;
 
@@ -228,16 +229,23 @@ fn inspect(args: &InspectArgs) -> anyhow::Result<ExitCode> {
                 };
                 table.add_row([field.as_str(), &value]);
             }
-            super::print(&format!("{table}\n\n{}", purity(plugin.pure())))?;
+            super::print(&format!("{table}\n\n{}", purity(plugin.inputs())))?;
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn purity(pure: bool) -> &'static str {
-    if pure {
-        "Pure: its verdict is a function of node and settings, and is remembered until one of them changes."
-    } else {
-        "Not pure: an import lets its verdict change by itself, so it is asked again at every tick."
+fn purity(inputs: Inputs) -> &'static str {
+    match inputs {
+        Inputs::Node => {
+            "Pure: its verdict is a function of node and settings, and is remembered until one of them changes."
+        }
+        Inputs::NodeAndPods => {
+            "Pure: its verdict is a function of the node, the pods on it and settings, and is remembered until one of \
+             them changes; a change of pods is looked at each tick."
+        }
+        Inputs::More { .. } => {
+            "Not pure: an import lets its verdict change by itself, so it is asked again at every tick."
+        }
     }
 }

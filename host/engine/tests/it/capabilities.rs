@@ -1,4 +1,4 @@
-//! What an operator grants by name: time, a memory and requests, each by a guest that uses it.
+//! What an operator grants by name: time, a memory, requests and pods, each by a guest that uses it.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -6,7 +6,9 @@ use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
+use apgar_core::fleet::Inputs;
 use apgar_core::node::{Node, Uid};
+use apgar_core::pods::Pod;
 use apgar_core::verdict::Verdict;
 use apgar_engine::{Candidate, Capability, Cause, CheckDone, Grants, Limits, Plugin};
 use wit_parser::Resolve;
@@ -17,18 +19,22 @@ use crate::support::{ENGINE, candidate};
 /// A guest that returns `Err` with the text at `$text`, unless `$does` returns before.
 fn guest(imports: &str, fields: &str, does: &str) -> Arc<[u8]> {
     let mut resolve = Resolve::default();
-    resolve.push_path(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../wit/checker-0.1.1")).unwrap();
+    resolve.push_path(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../wit/checker-0.1.2")).unwrap();
     let wit = format!(
-        "package a:b; world plugin {{ import apgar:checker/node@0.1.1; {imports} export apgar:checker/checker@0.1.1; }}"
+        "package a:b; world plugin {{ import apgar:checker/node@0.1.2; {imports} export apgar:checker/checker@0.1.2; }}"
     );
     let package = resolve.push_str("world.wit", &wit).unwrap();
     let text = format!(
         r#"(module
-          (import "apgar:checker/node@0.1.1" "name" (func $name (param i32)))
+          (import "apgar:checker/node@0.1.2" "name" (func $name (param i32)))
           {fields}
           (memory (export "memory") 8)
-          (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) (i32.const 65536))
-          (func (export "apgar:checker/checker@0.1.1#describe") (result i32) (i32.const 512))
+          (global $free (mut i32) (i32.const 65536))
+          (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) (local $at i32)
+            (local.set $at (i32.and (i32.add (global.get $free) (i32.const 7)) (i32.const -8)))
+            (global.set $free (i32.add (local.get $at) (local.get 3)))
+            (local.get $at))
+          (func (export "apgar:checker/checker@0.1.2#describe") (result i32) (i32.const 512))
           (func $err (param i32 i32) (result i32)
             (i32.store8 (i32.const 1024) (i32.const 1))
             (i32.store (i32.const 1032) (local.get 0)) (i32.store (i32.const 1036) (local.get 1))
@@ -37,7 +43,7 @@ fn guest(imports: &str, fields: &str, does: &str) -> Arc<[u8]> {
             (i32.store8 (i32.const 1032) (local.get 0))
             (i32.store (i32.const 1036) (local.get 1)) (i32.store (i32.const 1040) (local.get 2))
             (i32.const 1024))
-          (func (export "apgar:checker/checker@0.1.1#check") (result i32) (local $n i32) {does})
+          (func (export "apgar:checker/checker@0.1.2#check") (result i32) (local $n i32) {does})
           (data (i32.const 64) "none"))"#
     );
     encode(&resolve, package, "plugin", &text)
@@ -59,8 +65,8 @@ pub(crate) fn asks(times: u32) -> Arc<[u8]> {
           (else (call $fine (i32.eq (i32.load16_u (i32.const 3076)) (i32.const 200))
             (i32.load (i32.const 3080)) (i32.load (i32.const 3084)))))"#
     );
-    let fields = r#"(import "apgar:checker/http@0.1.1" "get" (func $get (param i32 i32 i32 i32 i32)))"#;
-    guest("import apgar:checker/http@0.1.1;", fields, &does)
+    let fields = r#"(import "apgar:checker/http@0.1.2" "get" (func $get (param i32 i32 i32 i32 i32)))"#;
+    guest("import apgar:checker/http@0.1.2;", fields, &does)
 }
 
 async fn asker(times: u32, allow: &[String]) -> Arc<Plugin> {
@@ -184,8 +190,8 @@ async fn endless_headers_are_an_error_and_their_connection_closed() {
 
 /// Returns what was stored, after it stored so many bytes; traps before that on a node named `x`.
 async fn keeper(name: &str, bytes: u32) -> Arc<Plugin> {
-    let fields = r#"(import "apgar:checker/memory@0.1.1" "load" (func $load (param i32)))
-        (import "apgar:checker/memory@0.1.1" "store" (func $store (param i32 i32 i32)))"#;
+    let fields = r#"(import "apgar:checker/memory@0.1.2" "load" (func $load (param i32)))
+        (import "apgar:checker/memory@0.1.2" "store" (func $store (param i32 i32 i32)))"#;
     let does = format!(
         r#"(call $name (i32.const 4096))
         (if (i32.eq (i32.load8_u (i32.load (i32.const 4096))) (i32.const 120)) (then unreachable))
@@ -197,7 +203,7 @@ async fn keeper(name: &str, bytes: u32) -> Arc<Plugin> {
           (return (call $fine (i32.const 1) (i32.const 64) (i32.load (i32.const 2056))))))
         (call $fine (i32.const 0) (i32.const 64) (i32.const 4))"#
     );
-    let bytes = guest("import apgar:checker/memory@0.1.1;", fields, &does);
+    let bytes = guest("import apgar:checker/memory@0.1.2;", fields, &does);
     ENGINE.load(Candidate { grants: Grants::from([Capability::Memory]), ..candidate(name, &bytes) }).await.unwrap()
 }
 
@@ -224,11 +230,11 @@ async fn a_blob_that_is_too_large_is_an_error() {
 
 /// Looks at the clock, and passes if it runs and time is left.
 pub(crate) fn clocked() -> Arc<[u8]> {
-    let fields = r#"(import "apgar:checker/clock@0.1.1" "now" (func $now (result i64)))
-        (import "apgar:checker/clock@0.1.1" "time-remaining" (func $left (result i64)))"#;
+    let fields = r#"(import "apgar:checker/clock@0.1.2" "now" (func $now (result i64)))
+        (import "apgar:checker/clock@0.1.2" "time-remaining" (func $left (result i64)))"#;
     let does = "(call $fine (i32.and (i64.gt_u (call $now) (i64.const 1600000000000))
           (i64.le_u (call $left) (i64.const 2000))) (i32.const 64) (i32.const 4))";
-    guest("import apgar:checker/clock@0.1.1;", fields, does)
+    guest("import apgar:checker/clock@0.1.2;", fields, does)
 }
 
 #[tokio::test]
@@ -239,4 +245,85 @@ async fn the_clock_runs_and_says_what_is_left() {
     let plugin = plugin.unwrap();
     assert!(!plugin.pure());
     assert_eq!(check(&plugin, "n").await.verdict.result(), "pass");
+}
+
+/// Fails for the reason of the first pod that has one, or passes; the threshold says how many pods it saw.
+fn pod_reader() -> Arc<[u8]> {
+    let does = r#"(local $at i32)
+        (call $list (i32.const 2048))
+        (if (i32.load8_u (i32.const 2048))
+          (then (return (call $err (i32.load (i32.const 2052)) (i32.load (i32.const 2056))))))
+        (i64.store (i32.const 1048) (i64.extend_i32_u (i32.load (i32.const 2056))))
+        (local.set $at (i32.load (i32.const 2052)))
+        (local.set $n (i32.load (i32.const 2056)))
+        (block $none
+          (loop $next
+            (br_if $none (i32.eqz (local.get $n)))
+            (if (i32.load offset=52 (local.get $at)) (then (return
+              (call $fine (i32.const 0) (i32.load offset=48 (local.get $at)) (i32.load offset=52 (local.get $at))))))
+            (local.set $at (i32.add (local.get $at) (i32.const 72)))
+            (local.set $n (i32.sub (local.get $n) (i32.const 1)))
+            (br $next)))
+        (call $fine (i32.const 1) (i32.const 64) (i32.const 4))"#;
+    let fields = r#"(import "apgar:checker/pods@0.1.2" "list" (func $list (param i32)))"#;
+    guest("import apgar:checker/pods@0.1.2;", fields, does)
+}
+
+fn said_and_saw(done: &CheckDone) -> (&'static str, &str, Duration) {
+    let judgement = done.verdict.judgement().unwrap_or_else(|| panic!("{done:?}"));
+    (done.verdict.result(), &judgement.reason, judgement.threshold)
+}
+
+#[tokio::test]
+async fn pods_are_read_and_remembered_with_while_they_are_known() {
+    const MS: Duration = Duration::from_millis(1);
+    let grants = Grants::from([Capability::Pods]);
+    let plugin = ENGINE.load(Candidate { grants, ..candidate("pods", &pod_reader()) }).await.unwrap();
+    assert_eq!((plugin.inputs(), plugin.pure()), (Inputs::NodeAndPods, true), "the self-check saw a known list");
+    let node = || Arc::new(Node::named("n"));
+    let crashing = Pod { restarts: 7, reason: Arc::from("CrashLoopBackOff"), ..Pod::named("ns", "b") };
+    for (pods, expected) in [
+        (vec![], ("pass", "none", Duration::ZERO)),
+        (vec![Pod::named("ns", "a")], ("pass", "none", MS)),
+        (vec![Pod::named("ns", "a"), crashing], ("fail", "CrashLoopBackOff", 2 * MS)),
+    ] {
+        let done = ENGINE.check_with(&plugin, node(), Some(Arc::new(pods))).await;
+        assert_eq!(said_and_saw(&done), expected);
+        assert!(done.remember, "{done:?}");
+    }
+    let done = ENGINE.check(&plugin, node()).await;
+    assert_eq!(said(&done), "the pods of the node are not known");
+    assert!(!done.remember, "they may be known the next moment");
+}
+
+#[tokio::test]
+async fn a_list_of_pods_that_is_too_long_is_cut_and_counted() {
+    let grants = Grants::from([Capability::Pods]);
+    let plugin = ENGINE.load(Candidate { grants, ..candidate("pods", &pod_reader()) }).await.unwrap();
+    // 1 KiB each, in the guest's memory.
+    let large =
+        |n: u32| Pod { owner_name: "x".repeat(1024 - 72 - 2 - 4).into(), ..Pod::named("ns", &format!("{n:04}")) };
+    for (pods, seen, cut) in [(256, 256, 0), (257, 256, 1)] {
+        let pods = (0..pods).map(large).collect::<Vec<_>>();
+        let done = ENGINE.check_with(&plugin, Arc::new(Node::named("n")), Some(Arc::new(pods))).await;
+        assert_eq!(said_and_saw(&done), ("pass", "none", Duration::from_millis(seen)));
+        assert_eq!(done.corrections.answers_cut, cut);
+    }
+}
+
+#[tokio::test]
+async fn pods_need_their_grant_and_cost_no_purity_by_themselves() {
+    let refused = ENGINE.load(candidate("pods", &pod_reader())).await.unwrap_err().to_string();
+    let line = "pods.wasm imports apgar:checker/pods, not granted. To allow it: [checker.pods] grants = [\"pods\"]";
+    assert!(refused.contains(line), "{refused}");
+    let grants = Grants::from([Capability::Pods, Capability::Clock]);
+    let unused = ENGINE.load(Candidate { grants: grants.clone(), ..candidate("pods", &clocked()) }).await.unwrap();
+    assert_eq!(unused.inputs(), Inputs::More { pods: false }, "a grant is no import");
+    let fields = r#"(import "apgar:checker/clock@0.1.2" "now" (func $now (result i64)))
+        (import "apgar:checker/pods@0.1.2" "list" (func $list (param i32)))"#;
+    let imports = "import apgar:checker/clock@0.1.2; import apgar:checker/pods@0.1.2;";
+    let does =
+        "(call $list (i32.const 2048)) (drop (call $now)) (call $fine (i32.const 1) (i32.const 64) (i32.const 4))";
+    let both = ENGINE.load(Candidate { grants, ..candidate("pods", &guest(imports, fields, does)) }).await.unwrap();
+    assert_eq!((both.inputs(), both.pure()), (Inputs::More { pods: true }, false));
 }

@@ -146,7 +146,7 @@ async fn a_batch_gives_every_job_one_answer_and_a_spinner_delays_no_other_plugin
     let spinner = ENGINE.load(candidate("spinner", &GUEST)).await.unwrap();
     let spins = node("spins");
     let jobs = |plugin: &Arc<Plugin>, node: &Arc<Node>, ids: std::ops::Range<u64>| {
-        let job = |id| Job { id, plugin: plugin.clone(), node: node.clone() };
+        let job = |id| Job { id, plugin: plugin.clone(), node: node.clone(), pods: None };
         ids.map(job).collect::<Vec<_>>()
     };
     let mut all = jobs(&spinner, &spins, 0..SPINS);
@@ -172,7 +172,7 @@ async fn work_nobody_waits_for_is_dropped() {
     let spins = node("spins");
     let (done, finished) = mpsc::channel(1);
     drop(finished);
-    let jobs = (0..1_000).map(|id| Job { id, plugin: abandoned.clone(), node: spins.clone() }).collect();
+    let jobs = (0..1_000).map(|id| Job { id, plugin: abandoned.clone(), node: spins.clone(), pods: None }).collect();
     ENGINE.submit(jobs, done.clone());
     // The runners hold the other senders: all gone long before 1 000 deadlines of 100 ms.
     let gone = async {

@@ -59,7 +59,7 @@ async fn a_guest_that_spins_is_dropped_between_two_ticks() {
         Limits { call_deadline: limits::CALL_DEADLINE_MAX, wall_limit: limits::WALL_LIMIT_MAX, ..Limits::default() };
     let plugin = ENGINE.load(Candidate { limits, ..candidate("spins", &crate::component::GUEST) }).await.unwrap();
     let (done, mut finished) = mpsc::channel(16);
-    ENGINE.submit(vec![Job { id: 0, plugin: plugin.clone(), node: node("spins") }], done);
+    ENGINE.submit(vec![Job { id: 0, plugin: plugin.clone(), node: node("spins"), pods: None }], done);
     // Tasks have their turns in order: when this check is over, the other has begun.
     ENGINE.check(&plugin, node("healthy")).await;
     plugin.drain(Duration::ZERO);
@@ -101,7 +101,7 @@ impl Server {
     fn submit(&self, plugin: &Arc<Plugin>, ids: std::ops::Range<u64>) -> mpsc::Receiver<Vec<Finished>> {
         let (done, finished) = mpsc::channel(16);
         let node = node(&self.url());
-        ENGINE.submit(ids.map(|id| Job { id, plugin: plugin.clone(), node: node.clone() }).collect(), done);
+        ENGINE.submit(ids.map(|id| Job { id, plugin: plugin.clone(), node: node.clone(), pods: None }).collect(), done);
         finished
     }
 
