@@ -1,4 +1,5 @@
-//! Builds the guests of the tests: one checker that misbehaves on demand, and a handful of special ones.
+//! Builds the guests of the tests: one checker that misbehaves on demand, one that reads pods, and a handful of special
+//! ones.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -23,12 +24,9 @@ fn run() -> Result<(), Box<dyn Error>> {
         println!("cargo::rerun-if-changed={}", root.join(path).display());
     }
 
-    let guest = build(&Package {
-        name: "apgar-guests",
-        manifest: &root.join("Cargo.toml"),
-        target_dir: &target_dir(&out_dir, &variable("TARGET")?)?,
-    })?;
-    let mut guests = vec![("guest", guest)];
+    let target_dir = target_dir(&out_dir, &variable("TARGET")?)?;
+    let guest = |name| build(&Package { name, manifest: &root.join("Cargo.toml"), target_dir: &target_dir });
+    let mut guests = vec![("guest", guest("apgar-guests")?), ("pods", guest("apgar-pods-guest")?)];
     guests.extend(special::build(&root.join("wit/checker-0.1.0"))?);
 
     let directory = out_dir.join("guests");
@@ -40,7 +38,7 @@ fn run() -> Result<(), Box<dyn Error>> {
         list += &format!("    ({name:?}, include_bytes!({file:?})),\n");
     }
     let list = format!(
-        "/// Guests by name: a checker that misbehaves on demand, and a handful of special ones.\n\
+        "/// Guests by name: a checker that misbehaves on demand, one that reads pods, and a handful of special ones.\n\
          pub static GUESTS: [(&str, &[u8]); {}] = [\n{list}];\n",
         guests.len()
     );

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 use apgar_checker::fixture::{self, Case};
 use apgar_core::node::{BootId, Condition, Node, NodeName, Pair, Taint, Uid};
+use apgar_core::pods::Pod;
 use apgar_core::time::Time;
 use apgar_core::verdict::Verdict;
-use apgar_engine::{Candidate, Compile, Engine, EngineConfig, Grants, Limits, Source};
+use apgar_engine::{Candidate, Capability, Compile, Engine, EngineConfig, Grants, Limits, Source};
 use serde_json::Value;
 
 #[tokio::test]
@@ -30,6 +31,38 @@ async fn r_64_cilium() -> Result<()> {
 #[tokio::test]
 async fn r_64_r_68_gpu() -> Result<()> {
     check("gpu", &apgar_gpu::table::cases()).await
+}
+
+/// The guest is made by the kit: what it asks comes through the component as it does natively.
+#[tokio::test]
+async fn a_checker_of_the_kit_reads_the_pods_it_was_granted() -> Result<()> {
+    let bytes = apgar_tests::guests::GUESTS.iter().find(|(name, _)| *name == "pods").context("no such guest")?.1;
+    let engine = Engine::new(EngineConfig { cache_dir: None, compile: Compile::InProcess })?;
+    let candidate = Candidate {
+        key: "pods".into(),
+        bytes: bytes.into(),
+        settings: serde_json::json!({}),
+        grants: Grants::from([Capability::Pods]),
+        limits: Limits::default(),
+        source: Source::Directory,
+    };
+    let plugin = engine.load(candidate).await?;
+    let asked: Vec<_> = plugin.imports().iter().map(String::as_str).collect();
+    ensure!(asked == ["apgar:checker/log@0.1.0", "apgar:checker/pods@0.1.2"], "{asked:?}");
+    let pod = |name: &str, reason: &str| Pod {
+        owner_kind: "DaemonSet".into(),
+        restarts: 7,
+        reason: reason.into(),
+        ..Pod::named("kube-system", name)
+    };
+    let pods = Arc::new(vec![pod("cni-1", ""), pod("cni-2", "CrashLoopBackOff")]);
+    let done = engine.check_with(&plugin, Arc::new(Node::named("n")), Some(pods)).await;
+    ensure!(matches!(&done.verdict, Verdict::Fail(judgement) if &*judgement.reason == "CrashLoop"), "{done:?}");
+    let line = done.log_lines.first().map(|line| line.text.as_str());
+    ensure!(line == Some("kube-system/cni-2 was restarted 7 times"), "{done:?}");
+    let done = engine.check(&plugin, Arc::new(Node::named("n"))).await;
+    ensure!(matches!(&done.verdict, Verdict::Unknown(why) if &*why.detail == "the pods of the node are not known"));
+    Ok(())
 }
 
 async fn check(name: &str, cases: &[Case]) -> Result<()> {

@@ -223,6 +223,10 @@ specials! {
         RefusalReason::ImportNotGranted,
         r#"imports apgar:checker/http, not granted. To allow it: [checker.imports-http] grants = ["http"]"#,
     ),
+    imports_pods: "pods" => Refused(
+        RefusalReason::ImportNotGranted,
+        r#"imports apgar:checker/pods, not granted. To allow it: [checker.pods] grants = ["pods"]"#,
+    ),
     imports_newer: "imports-newer" => Refused(
         RefusalReason::UnknownImport,
         "imports apgar:checker/node@0.2.0, of another version: this Apgar serves apgar:checker@0.1.2. \

@@ -49,12 +49,26 @@ mod granted {
     });
 }
 
+/// The same, of what came with the next version: an import of its own, so that whoever does not read pods still loads
+/// where they are not served.
+mod granted_since_0_1_2 {
+    wit_bindgen::generate!({
+        inline: "package apgar:kit;
+                 world granted-pods { import apgar:checker/pods@0.1.2; }",
+        path: "../../wit/checker-0.1.2",
+        world: "granted-pods",
+        generate_all,
+    });
+}
+
 /// What is granted by name, in the kit's own types.
 pub(crate) mod host {
     use std::time::Duration;
 
     use super::granted::apgar::checker::{clock, http, memory};
+    use super::granted_since_0_1_2::apgar::checker::pods;
     use crate::http::Response;
+    use crate::pods::Pod;
 
     pub(crate) use clock::now;
     pub(crate) use memory::{load, store};
@@ -67,6 +81,15 @@ pub(crate) mod host {
         let header = |&(name, value): &(&str, &str)| http::Header { name: name.to_owned(), value: value.to_owned() };
         let http::Response { status, body } = http::get(url, &headers.iter().map(header).collect::<Vec<_>>())?;
         Ok(Response { status, body })
+    }
+
+    pub(crate) fn pods() -> Result<Vec<Pod>, String> {
+        let pod = |state| {
+            let pods::PodState { namespace, name, owner_kind, owner_name, phase, ready, restarts, reason, started } =
+                state;
+            Pod { namespace, name, owner_kind, owner_name, phase, ready, restarts, reason, started }
+        };
+        Ok(pods::list()?.into_iter().map(pod).collect())
     }
 }
 

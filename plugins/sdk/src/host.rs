@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use crate::fixture::Node;
 use crate::http::Response;
+use crate::pods::Pod;
 use crate::{Checker, Timestamp, Verdict};
 
-/// What a checker is granted beside the node, made up for a test: a clock that stands, servers, and the memory of
-/// one node, which is carried from one judgement to the next as a real host does.
+/// What a checker is granted beside the node, made up for a test: a clock that stands, servers, the pods on the node,
+/// and its memory, which is carried from one judgement to the next as a real host does.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Host {
     /// The time.
@@ -24,10 +25,12 @@ pub struct Host {
     pub headers: Vec<Vec<(String, String)>>,
     /// What is kept for the node; empty for nothing.
     pub memory: Vec<u8>,
+    /// The pods on the node, or what the checker is told where they are not known.
+    pub pods: Result<Vec<Pod>, String>,
 }
 
 impl Host {
-    /// A host at this time, with an empty memory, that allows no request; a check has the second that the real host
+    /// A host at this time, with an empty memory and no pods, that allows no request; a check has the second that the real host
     /// gives it.
     pub fn new(now: Timestamp) -> Host {
         Host {
@@ -37,6 +40,7 @@ impl Host {
             asked: Vec::new(),
             headers: Vec::new(),
             memory: Vec::new(),
+            pods: Ok(Vec::new()),
         }
     }
 
@@ -49,6 +53,14 @@ impl Host {
     /// With a server from which nothing comes back, and what the checker is told about it.
     pub fn with_silence(mut self, url: &str, error: &str) -> Host {
         self.answers.insert(url.to_owned(), Err(error.to_owned()));
+        self
+    }
+
+    /// With one more pod on the node, after those it has.
+    pub fn with_pod(mut self, pod: Pod) -> Host {
+        if let Ok(pods) = &mut self.pods {
+            pods.push(pod);
+        }
         self
     }
 
@@ -108,10 +120,14 @@ pub(crate) fn store(blob: &[u8]) -> Result<(), String> {
     Ok(())
 }
 
+pub(crate) fn pods() -> Result<Vec<Pod>, String> {
+    with(|host| host.pods.clone())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Description, clock, http, memory};
+    use crate::{Description, clock, http, memory, pods};
 
     const URL: &str = "http://10.0.0.1/healthz";
 
@@ -176,6 +192,16 @@ mod tests {
         assert_eq!(memory::load_bytes().as_deref(), Some(b"kept".as_slice()));
         assert_eq!(memory::clear(), Ok(()));
         assert_eq!(memory::load_bytes(), None);
+    }
+
+    #[test]
+    fn pods_are_those_of_the_host_or_not_known() {
+        let pod = Pod { reason: "CrashLoopBackOff".to_owned(), ..Pod::default() };
+        let host = Host::new(0).with_pod(pod.clone());
+        HOST.set(Some(host.clone()));
+        assert_eq!(pods::list(), Ok(vec![pod]));
+        HOST.set(Some(Host { pods: Err("not listed yet".to_owned()), ..host }));
+        assert_eq!(pods::list(), Err("not listed yet".to_owned()));
     }
 
     #[test]

@@ -35,10 +35,10 @@
 //! [`fixture::Node`]. The other half, what makes a component of it, is in `glue`, compiled for Wasm only.
 //! The contract itself is `wit/`; nothing here adds to it.
 //!
-//! Node and [`log`] are given to every checker. [`clock`], [`http`] and [`memory`] are for those that an operator
-//! grants them to. There is nothing to declare: a component imports what its code calls and nothing else, and its
-//! imports are what it asks to be granted. A judgement that calls none of the three stays a pure function; one that
-//! does is tested by a [`fixture::Host`].
+//! Node and [`log`] are given to every checker. [`clock`], [`http`], [`memory`] and [`pods`] are for those that an
+//! operator grants them to. There is nothing to declare: a component imports what its code calls and nothing else, and
+//! its imports are what it asks to be granted. A judgement that calls none of the first three stays a pure function, of
+//! the node and of its pods if it reads them; one that calls any of the four is tested by a [`fixture::Host`].
 
 #[cfg(target_arch = "wasm32")]
 mod arena;
@@ -53,6 +53,7 @@ pub mod http;
 pub mod log;
 pub mod memory;
 mod node;
+pub mod pods;
 mod quantity;
 mod settings;
 

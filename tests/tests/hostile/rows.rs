@@ -125,6 +125,7 @@ const ROWS: [(&str, &[&str]); 35] = [
         "imports what was not granted, is unknown or newer",
         &[
             "tests/tests/hostile.rs::imports_http",
+            "tests/tests/hostile.rs::imports_pods",
             "tests/tests/hostile.rs::imports_unknown",
             "tests/tests/hostile.rs::imports_newer",
             "tests/tests/hostile.rs::imports_newer_function",
