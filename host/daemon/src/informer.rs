@@ -1,11 +1,9 @@
-//! The Node informer: lists, then watches, and tells the loop what changed and whether it still hears the
-//! API server. It decides nothing; it never gives up.
+//! The informer: lists objects of a kind, then watches, and tells the loop what changed and whether it still hears
+//! the API server. It decides nothing; it never gives up.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use apgar_core::fleet::ReconcileError;
-use apgar_core::node::{Node, NodeName};
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use futures_util::StreamExt;
 use kube::api::WatchParams;
@@ -15,8 +13,8 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
 use crate::error::chain;
-use crate::kubernetes::{self, ANSWER_LIMIT};
-use crate::object::{Interner, RawNode, decode};
+use crate::kubernetes::{self, ANSWER_LIMIT, Selection};
+use crate::object::{Interner, Kind, Nodes, Raw};
 
 /// A watch that was silent for half of `watch_alive` (2 min, `lifecycle` 4.8) is closed and opened again: a
 /// bookmark comes about every minute, so silence means a connection that died without a word.
@@ -42,15 +40,15 @@ fn backoff() -> ExponentialBackoff {
         .build()
 }
 
-/// What the informer tells the loop.
+/// What the informer tells the loop: what is kept of objects, and what is known of those that are gone.
 #[derive(Debug)]
-pub enum NodeChange {
-    /// A complete list of the selected nodes.
-    Listed(Vec<Arc<Node>>),
-    /// A node was added or modified.
-    Applied(Arc<Node>),
-    /// A node was deleted, or left the selection.
-    Deleted(NodeName),
+pub enum Change<Kept, Gone> {
+    /// A complete list of the selected objects.
+    Listed(Vec<Kept>),
+    /// An object was added or modified.
+    Applied(Kept),
+    /// An object was deleted, or left the selection.
+    Deleted(Gone),
     /// The stream is open and said something: an event, a bookmark, or that it opened.
     Heard,
     /// The stream ended, or could not be opened, with the reason for people.
@@ -62,20 +60,26 @@ pub enum NodeChange {
     },
 }
 
+/// What is told of a kind.
+pub type ChangeOf<K> = Change<<K as Kind>::Kept, <K as Kind>::Gone>;
+
+/// What is told of nodes.
+pub type NodeChange = ChangeOf<Nodes>;
+
 /// Runs until the receiver is gone.
-pub async fn run(client: Client, selector: Option<String>, changes: mpsc::Sender<NodeChange>) {
+pub async fn run<K: Kind>(client: Client, selection: Selection, changes: mpsc::Sender<ChangeOf<K>>) {
     let strings = Interner::default();
-    let informer = Informer { api: Api::all(client), selector, changes, strings, listed_none: false };
+    let informer = Informer::<K> { api: Api::all(client), selection, changes, strings, listed_none: false };
     // The receiver is the loop: when it is gone, the process is stopping.
     let _stopped: Option<()> = informer.run().await;
 }
 
-struct Informer {
-    api: Api<RawNode>,
-    selector: Option<String>,
-    changes: mpsc::Sender<NodeChange>,
+struct Informer<K: Kind> {
+    api: Api<Raw<K>>,
+    selection: Selection,
+    changes: mpsc::Sender<ChangeOf<K>>,
     strings: Interner,
-    /// The last list had no node. Only further lists make the core believe that (`recovery` 4.7), so the watch
+    /// The last list had no object. Only further lists make the core believe that (`recovery` 4.7), so the watch
     /// gives way to a new one about once a minute.
     listed_none: bool,
 }
@@ -88,14 +92,14 @@ enum Ended {
     Relist,
 }
 
-impl Informer {
+impl<K: Kind> Informer<K> {
     async fn run(mut self) -> Option<()> {
         let mut waits = backoff();
         loop {
             let mut version = match self.list().await {
-                Ok((nodes, version)) => {
-                    self.listed_none = nodes.is_empty();
-                    self.send(NodeChange::Listed(nodes)).await?;
+                Ok((objects, version)) => {
+                    self.listed_none = objects.is_empty();
+                    self.send(Change::Listed(objects)).await?;
                     waits = backoff();
                     version
                 }
@@ -116,20 +120,19 @@ impl Informer {
         }
     }
 
-    async fn list(&mut self) -> Result<(Vec<Arc<Node>>, String), String> {
-        let mut nodes = Vec::new();
+    async fn list(&mut self) -> Result<(Vec<K::Kept>, String), String> {
+        let mut objects = Vec::new();
         let strings = &mut self.strings;
-        let take = |page: Vec<RawNode>| {
-            nodes.extend(page.iter().filter_map(|raw| decode(&raw.value, strings)).map(Arc::new));
-        };
-        let version = kubernetes::list(&self.api, self.selector.as_deref(), take).await?;
-        Ok((nodes, version))
+        let take = |page: Vec<Raw<K>>| objects.extend(page.iter().filter_map(|raw| K::keep(&raw.value, strings)));
+        let version = kubernetes::list(&self.api, &self.selection, take).await?;
+        Ok((objects, version))
     }
 
     /// Watches from `version` on until the stream ends. `None` when the loop is gone.
     async fn watch(&mut self, version: &mut String, waits: &mut ExponentialBackoff) -> Option<Ended> {
         let mut params = WatchParams::default().timeout(WATCH_SECONDS);
-        params.label_selector.clone_from(&self.selector);
+        params.label_selector.clone_from(&self.selection.labels);
+        params.field_selector.clone_from(&self.selection.fields);
         let opened = timeout(ANSWER_LIMIT, self.api.watch(&params, version)).await;
         let stream = match opened {
             Ok(Ok(stream)) => stream,
@@ -137,7 +140,7 @@ impl Informer {
             Ok(Err(error)) => return self.pause(chain(&error), waits).await,
             Err(_) => return self.pause("no answer to the watch".to_owned(), waits).await,
         };
-        self.send(NodeChange::Heard).await?;
+        self.send(Change::Heard).await?;
         let opened = Instant::now();
         let mut heard = false;
         let mut stream = std::pin::pin!(stream);
@@ -160,20 +163,20 @@ impl Informer {
             match event {
                 WatchEvent::Added(raw) | WatchEvent::Modified(raw) => {
                     self.advance(version, &raw);
-                    match decode(&raw.value, &mut self.strings) {
-                        Some(node) => self.send(NodeChange::Applied(Arc::new(node))).await?,
-                        None => self.send(NodeChange::Heard).await?,
+                    match K::keep(&raw.value, &mut self.strings) {
+                        Some(object) => self.send(Change::Applied(object)).await?,
+                        None => self.send(Change::Heard).await?,
                     }
                 }
                 WatchEvent::Deleted(raw) => {
                     self.advance(version, &raw);
-                    if let Some(name) = kube::Resource::meta(&raw).name.as_deref() {
-                        self.send(NodeChange::Deleted(NodeName::from(name))).await?;
+                    if let Some(gone) = K::gone(&raw.value, &mut self.strings) {
+                        self.send(Change::Deleted(gone)).await?;
                     }
                 }
                 WatchEvent::Bookmark(bookmark) => {
                     *version = bookmark.metadata.resource_version;
-                    self.send(NodeChange::Heard).await?;
+                    self.send(Change::Heard).await?;
                     if self.listed_none {
                         return Some(Ended::Relist);
                     }
@@ -184,7 +187,7 @@ impl Informer {
         }
     }
 
-    fn advance(&self, version: &mut String, raw: &RawNode) {
+    fn advance(&self, version: &mut String, raw: &Raw<K>) {
         if let Some(seen) = &kube::Resource::meta(raw).resource_version {
             version.clone_from(seen);
         }
@@ -197,10 +200,10 @@ impl Informer {
     }
 
     async fn lost(&self, during: ReconcileError, why: Option<String>) -> Option<()> {
-        self.send(NodeChange::Lost { during, why }).await
+        self.send(Change::Lost { during, why }).await
     }
 
-    async fn send(&self, change: NodeChange) -> Option<()> {
+    async fn send(&self, change: ChangeOf<K>) -> Option<()> {
         self.changes.send(change).await.ok()
     }
 }

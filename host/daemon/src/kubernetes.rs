@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use crate::config::Kubeconfig as Source;
 use crate::error::chain;
-use crate::object::RawNode;
+use crate::object::{Kind, Nodes, Raw};
 
 /// Where a pod finds its service account.
 const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
@@ -82,24 +82,35 @@ pub async fn list_nodes(kubeconfig: Option<&Path>) -> anyhow::Result<Vec<Value>>
         }
     };
     let server = config.cluster_url.clone();
+    let api = Api::all(client(config)?);
     let mut nodes = Vec::new();
-    let listed =
-        list(&Api::all(client(config)?), None, |page| nodes.extend(page.into_iter().map(|raw| raw.value))).await;
+    let take = |page: Vec<Raw<Nodes>>| nodes.extend(page.into_iter().map(|raw| raw.value));
+    let listed = list(&api, &Selection::default(), take).await;
     listed.map_err(|why| anyhow::anyhow!("listing the nodes of {server}: {why}"))?;
     Ok(nodes)
 }
 
-/// Lists the selected nodes a page at a time, so that only one is held as JSON. Returns the resource version that a
+/// Which objects of a kind.
+#[derive(Debug, Clone, Default)]
+pub struct Selection {
+    /// A selector of labels; none for all.
+    pub labels: Option<String>,
+    /// A selector of fields; none for all.
+    pub fields: Option<String>,
+}
+
+/// Lists the selected objects a page at a time, so that only one is held as JSON. Returns the resource version that a
 /// watch goes on from.
 ///
 /// # Errors
 /// For people: what the API server said, or that it said nothing in time.
-pub async fn list(
-    api: &Api<RawNode>,
-    selector: Option<&str>,
-    mut take: impl FnMut(Vec<RawNode>),
+pub async fn list<K: Kind>(
+    api: &Api<Raw<K>>,
+    selection: &Selection,
+    mut take: impl FnMut(Vec<Raw<K>>),
 ) -> Result<String, String> {
-    let mut params = ListParams { label_selector: selector.map(str::to_owned), ..ListParams::default() }.limit(PAGE);
+    let Selection { labels, fields } = selection.clone();
+    let mut params = ListParams { label_selector: labels, field_selector: fields, ..ListParams::default() }.limit(PAGE);
     loop {
         let page = timeout(ANSWER_LIMIT, api.list(&params))
             .await

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use crate::error::chain;
 use crate::executor::Executor;
-use crate::object::{Interner, RawNode, decode};
+use crate::object::{Interner, Nodes, Raw, decode};
 
 /// How long reading the live Node may take. Nothing was done yet, so giving up is harmless.
 const GET_LIMIT: Duration = Duration::from_secs(10);
@@ -25,7 +25,7 @@ const CALL_LIMIT: Duration = Duration::from_secs(45);
 /// Looks and calls.
 pub struct Actor {
     /// Where live Nodes are read.
-    pub api: Api<RawNode>,
+    pub api: Api<Raw<Nodes>>,
     /// Who runs checkers.
     pub engine: Engine,
     /// Who acts.

@@ -27,3 +27,4 @@ pub mod store;
 pub mod supervise;
 pub mod task;
 pub mod view;
+pub mod watch;

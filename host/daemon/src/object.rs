@@ -1,8 +1,10 @@
-//! From the API server's JSON to the core's [`Node`]: trimmed, with shared strings, and never failing as a
+//! From the API server's JSON to the core's [`Node`] and [`Pod`](apgar_core::pods::Pod): trimmed, with shared strings, and never failing as a
 //! whole: an object that cannot be decoded keeps its name, and says why.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
+use std::fmt::Debug;
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 use apgar_core::node::{BootId, Condition, Node, NodeName, Pair, Taint, Uid};
@@ -13,6 +15,43 @@ use serde_json::Value;
 
 /// A copy of the whole object that kubectl keeps: large, and nothing a checker could ask for.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
+/// A kind of object that is listed and watched.
+pub trait Kind: Clone + Debug + Send + Sync + 'static {
+    /// The kind in objects, as `Node`.
+    const KIND: &'static str;
+    /// The name in paths, as `nodes`.
+    const PLURAL: &'static str;
+    /// What is kept of an object.
+    type Kept: Send;
+    /// What is known of one that is gone.
+    type Gone: Send;
+
+    /// Decodes an object. `None` if it cannot be said whose it is.
+    fn keep(object: &Value, strings: &mut Interner) -> Option<Self::Kept>;
+
+    /// Who is gone.
+    fn gone(object: &Value, strings: &mut Interner) -> Option<Self::Gone>;
+}
+
+/// Nodes.
+#[derive(Debug, Clone)]
+pub struct Nodes;
+
+impl Kind for Nodes {
+    const KIND: &'static str = "Node";
+    const PLURAL: &'static str = "nodes";
+    type Kept = Arc<Node>;
+    type Gone = NodeName;
+
+    fn keep(object: &Value, strings: &mut Interner) -> Option<Arc<Node>> {
+        decode(object, strings).map(Arc::new)
+    }
+
+    fn gone(object: &Value, _: &mut Interner) -> Option<NodeName> {
+        object.pointer("/metadata/name").and_then(Value::as_str).map(NodeName::from)
+    }
+}
 
 /// Strings that many nodes share (keys, zones, condition types and messages), kept once. Most of a fleet's
 /// memory is such strings.
@@ -45,15 +84,16 @@ impl Interner {
     }
 }
 
-/// A Node object as it came, for kube's client: decoded leniently, so that one bad object never fails a list.
+/// An object as it came, for kube's client: decoded leniently, so that one bad object never fails a list.
 #[derive(Debug, Clone)]
-pub struct RawNode {
+pub struct Raw<K> {
     meta: ObjectMeta,
     /// The whole object.
     pub value: Value,
+    kind: PhantomData<K>,
 }
 
-impl<'de> Deserialize<'de> for RawNode {
+impl<'de, K> Deserialize<'de> for Raw<K> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let value = Value::deserialize(deserializer)?;
         let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
@@ -63,16 +103,17 @@ impl<'de> Deserialize<'de> for RawNode {
             resource_version: text("/metadata/resourceVersion"),
             ..ObjectMeta::default()
         };
-        Ok(Self { meta, value })
+        Ok(Self { meta, value, kind: PhantomData })
     }
 }
 
-impl kube::Resource for RawNode {
+impl<K: Kind> kube::Resource for Raw<K> {
     type DynamicType = ();
+    /// Those of a namespace are asked for in all of them.
     type Scope = ClusterResourceScope;
 
     fn kind(&(): &()) -> Cow<'_, str> {
-        "Node".into()
+        K::KIND.into()
     }
     fn group(&(): &()) -> Cow<'_, str> {
         "".into()
@@ -81,7 +122,7 @@ impl kube::Resource for RawNode {
         "v1".into()
     }
     fn plural(&(): &()) -> Cow<'_, str> {
-        "nodes".into()
+        K::PLURAL.into()
     }
     fn meta(&self) -> &ObjectMeta {
         &self.meta

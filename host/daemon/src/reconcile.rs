@@ -18,20 +18,14 @@ use crate::announce::Announcer;
 use crate::clock::Clock;
 use crate::events::{Happened, Ring};
 use crate::http::Query;
-use crate::informer::NodeChange;
+use crate::informer::{Change, NodeChange};
 use crate::last_look::Actor;
 use crate::log;
 use crate::metrics::Metrics;
 use crate::store::{Batch, Writer};
 use crate::supervise::{Asked, Plugins, Start, Wishes};
 use crate::view;
-
-/// A watch is alive while its stream is open and spoke within this time: a bookmark comes about every minute
-/// (`lifecycle` 3, `watch_alive`).
-const WATCH_ALIVE: Duration = Duration::from_secs(120);
-
-/// A watch that ended as agreed is open again within this, on any API server that is well.
-const REOPENED_WITHIN: Duration = Duration::from_secs(10);
+use crate::watch::Watch;
 
 /// How long a stop waits for calls that are out: an outcome that is known is better than a window.
 const LAST_OUTCOMES: Duration = Duration::from_millis(1500);
@@ -95,47 +89,6 @@ pub struct Loop {
     calls_out: usize,
     /// What a person must look at before this daemon may be called ready.
     alarms: Vec<String>,
-}
-
-/// What is known of the Node watch (`lifecycle` 4.8).
-#[derive(Debug, Default)]
-struct Watch {
-    /// When it last said something; none before it was ever open.
-    heard_at: Option<Time>,
-    /// Since when it is not open.
-    lost_at: Option<Time>,
-    /// A complete list has been applied.
-    synced: bool,
-    /// Why it is not open, if that is trouble.
-    why: String,
-}
-
-impl Watch {
-    fn heard(&mut self, now: Time) {
-        self.heard_at = Some(now);
-        self.lost_at = None;
-        self.why.clear();
-    }
-
-    fn lost(&mut self, now: Time) {
-        self.lost_at.get_or_insert(now);
-    }
-
-    /// When silence ends it.
-    fn dies_at(&self) -> Option<Time> {
-        self.heard_at.filter(|_| self.lost_at.is_none()).map(|at| at + WATCH_ALIVE)
-    }
-
-    fn is_alive(&self, now: Time) -> bool {
-        self.synced && self.dies_at().is_some_and(|at| now < at)
-    }
-
-    /// Whether its death is worth a line: one that ended as agreed is open again before anybody could read it.
-    fn is_trouble(&self, now: Time) -> bool {
-        let silent = self.dies_at().is_some_and(|at| now >= at);
-        let lost = self.lost_at.is_some_and(|at| now.since(at) >= REOPENED_WITHIN);
-        silent || lost || !self.why.is_empty()
-    }
 }
 
 /// What woke the loop.
@@ -340,24 +293,24 @@ impl Loop {
 
     fn node_input(&mut self, change: NodeChange, now: Time) -> Option<Input> {
         match change {
-            NodeChange::Listed(nodes) => {
+            Change::Listed(nodes) => {
                 self.watch.synced = true;
                 self.plugins.nodes(nodes.iter().map(|node| node.name.clone()).collect());
                 Some(Input::Listed(nodes))
             }
-            NodeChange::Applied(node) => {
+            Change::Applied(node) => {
                 self.watch.heard(now);
                 Some(Input::Applied(node))
             }
-            NodeChange::Deleted(name) => {
+            Change::Deleted(name) => {
                 self.watch.heard(now);
                 Some(Input::Deleted(name))
             }
-            NodeChange::Heard => {
+            Change::Heard => {
                 self.watch.heard(now);
                 None
             }
-            NodeChange::Lost { during, why } => {
+            Change::Lost { during, why } => {
                 self.watch.lost(now);
                 let why = why?;
                 tracing::warn!(
@@ -537,39 +490,4 @@ impl Loop {
 
 fn because(why: &str) -> String {
     if why.is_empty() { String::new() } else { format!(": {why}") }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const T0: Time = Time::from_unix_ms(1_700_000_000_000);
-    const MS: Duration = Duration::from_millis(1);
-
-    fn heard() -> Watch {
-        let mut watch = Watch { synced: true, ..Watch::default() };
-        watch.heard(T0);
-        watch
-    }
-
-    #[test]
-    fn a_watch_is_alive_until_it_was_silent_for_watch_alive() {
-        let watch = heard();
-        assert!(watch.is_alive(T0 + WATCH_ALIVE - MS) && !watch.is_trouble(T0 + WATCH_ALIVE - MS));
-        assert!(!watch.is_alive(T0 + WATCH_ALIVE) && watch.is_trouble(T0 + WATCH_ALIVE));
-        assert!(!Watch { synced: false, ..heard() }.is_alive(T0));
-        assert!(!Watch::default().is_alive(T0));
-    }
-
-    #[test]
-    fn a_watch_that_ends_is_dead_at_once_and_trouble_only_if_it_stays_so() {
-        let mut watch = heard();
-        let ended = T0 + Duration::from_secs(50);
-        watch.lost(ended);
-        assert!(!watch.is_alive(ended) && !watch.is_trouble(ended));
-        watch.lost(ended + Duration::from_secs(5));
-        assert!(watch.is_trouble(ended + REOPENED_WITHIN));
-        watch.heard(ended + REOPENED_WITHIN);
-        assert!(watch.is_alive(ended + REOPENED_WITHIN) && !watch.is_trouble(ended + REOPENED_WITHIN));
-    }
 }

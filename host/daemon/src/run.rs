@@ -25,9 +25,11 @@ use crate::events::{Happened, Ring};
 use crate::executor::civo::CivoSettings;
 use crate::executor::{Civo, Executor};
 use crate::http::{self, Asker};
+use crate::kubernetes::Selection;
 use crate::last_look::Actor;
 use crate::log;
 use crate::metrics::Metrics;
+use crate::object::Nodes;
 use crate::plugins::{self, Cache};
 use crate::reconcile::{Inbox, Loop, Outbox};
 use crate::store::{Loaded, Store, Writer};
@@ -203,12 +205,12 @@ impl Daemon {
             let _dropped: Result<(), ()> = finished_in.send(());
         });
 
-        let selector = settings.nodes.label_selector();
+        let selection = Selection { labels: settings.nodes.label_selector(), fields: None };
         tasks.spawn("informer", async move {
             // Nodes are first evaluated when every checker that can serve does: so checkers come first.
             // An error says that the loop has ended: then nobody waits for nodes either.
             let _ended: Result<(), _> = loaded.await;
-            informer::run(client, selector, nodes_in).await;
+            informer::run::<Nodes>(client, selection, nodes_in).await;
         });
 
         let asker = Asker(queries_in);
