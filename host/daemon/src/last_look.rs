@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use apgar_core::decision::{Decision, Outcome, Refuser};
 use apgar_core::node::Node;
+use apgar_core::pods::Pods;
 use apgar_core::verdict::Verdict;
 use apgar_engine::{Engine, Plugin};
 use kube::Api;
@@ -34,12 +35,18 @@ pub struct Actor {
 
 impl Actor {
     /// Carries one decision out. `stored` says whether its intent is on disk; `because` are the checkers that
-    /// must still fail, as they serve now.
-    pub async fn act(&self, decision: &Decision, because: &[Arc<Plugin>], stored: oneshot::Receiver<bool>) -> Outcome {
+    /// must still fail, as they serve now; `pods` are those that are known of the node.
+    pub async fn act(
+        &self,
+        decision: &Decision,
+        because: &[Arc<Plugin>],
+        pods: Option<Pods>,
+        stored: oneshot::Receiver<bool>,
+    ) -> Outcome {
         if !stored.await.unwrap_or(false) {
             return refused("StoreUnavailable: the intent could not be written");
         }
-        let node = match self.look(decision, because).await {
+        let node = match self.look(decision, because, pods).await {
             Ok(node) => node,
             Err(why) => return refused(&why),
         };
@@ -48,7 +55,12 @@ impl Actor {
         })
     }
 
-    async fn look(&self, decision: &Decision, because: &[Arc<Plugin>]) -> Result<Arc<Node>, String> {
+    async fn look(
+        &self,
+        decision: &Decision,
+        because: &[Arc<Plugin>],
+        pods: Option<Pods>,
+    ) -> Result<Arc<Node>, String> {
         let raw = match timeout(GET_LIMIT, self.api.get_opt(decision.node.as_str())).await {
             Ok(Ok(Some(raw))) => raw,
             Ok(Ok(None)) => return Err("the node is gone".to_owned()),
@@ -59,7 +71,7 @@ impl Actor {
         same_node(decision, &node)?;
         let node = Arc::new(node);
         for plugin in because {
-            if matches!(self.engine.check(plugin, node.clone()).await.verdict, Verdict::Fail(_)) {
+            if matches!(self.engine.check_with(plugin, node.clone(), pods.clone()).await.verdict, Verdict::Fail(_)) {
                 return Ok(node);
             }
         }

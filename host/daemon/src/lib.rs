@@ -19,6 +19,7 @@ pub mod log;
 pub mod metrics;
 pub mod object;
 pub mod plugins;
+pub mod pods;
 pub mod reconcile;
 pub mod reload;
 pub mod run;

@@ -1,5 +1,7 @@
-//! From the API server's JSON to the core's [`Node`] and [`Pod`](apgar_core::pods::Pod): trimmed, with shared strings, and never failing as a
+//! From the API server's JSON to the core's [`Node`] and, in [`pod`], to its pods: trimmed, with shared strings, and never failing as a
 //! whole: an object that cannot be decoded keeps its name, and says why.
+
+pub mod pod;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};

@@ -22,6 +22,7 @@ use crate::informer::{Change, NodeChange};
 use crate::last_look::Actor;
 use crate::log;
 use crate::metrics::Metrics;
+use crate::pods::{PodWatch, Told};
 use crate::store::{Batch, Writer};
 use crate::supervise::{Asked, Plugins, Start, Wishes};
 use crate::view;
@@ -62,6 +63,8 @@ pub struct Outbox {
     pub actor: Arc<Actor>,
     /// Where calls put what came of them.
     pub outcomes: mpsc::Sender<(AttemptId, Outcome)>,
+    /// What happened to plugins lately.
+    pub events: Ring,
     /// Where warnings about plugins are announced.
     pub announcer: Announcer,
     /// Keeps records; none in monitor-only mode without a usable state directory.
@@ -73,8 +76,8 @@ pub struct Loop {
     clock: Clock,
     fleet: Fleet,
     plugins: Plugins,
-    events: Ring,
     watch: Watch,
+    pods: PodWatch,
     metrics: Metrics,
     out: Outbox,
     next_tick: Time,
@@ -94,6 +97,7 @@ pub struct Loop {
 /// What woke the loop.
 enum Event {
     Nodes(Vec<NodeChange>),
+    Pods(Vec<Told>),
     Judged(Vec<Vec<Finished>>),
     Plugins(RegistryEvent),
     Configured(Policy, Wishes),
@@ -110,9 +114,9 @@ impl Loop {
         clock: Clock,
         fleet: Fleet,
         plugins: Plugins,
+        pods: PodWatch,
         metrics: Metrics,
         out: Outbox,
-        events: Ring,
         alarms: Vec<String>,
     ) -> Self {
         let next_tick = clock.now() + fleet.policy().tick;
@@ -121,8 +125,8 @@ impl Loop {
             clock,
             fleet,
             plugins,
-            events,
             watch,
+            pods,
             metrics,
             out,
             next_tick,
@@ -141,7 +145,7 @@ impl Loop {
         let mut now = self.clock.now();
         loop {
             let wake = self.clock.instant(self.wake_at(now));
-            let mut nodes = Vec::new();
+            let (mut nodes, mut pods) = (Vec::new(), Vec::new());
             let mut judged = Vec::new();
             let mut queries = Vec::new();
             // What happened comes before the timer: a timer that lies in the past must not starve the news that
@@ -154,6 +158,7 @@ impl Loop {
                 Some((policy, wishes)) = inbox.supervision.recv() => Event::Configured(policy, wishes),
                 Some(event) = inbox.plugins.recv() => Event::Plugins(event),
                 1.. = inbox.nodes.recv_many(&mut nodes, BATCH) => Event::Nodes(nodes),
+                1.. = self.pods.recv(&mut pods, BATCH) => Event::Pods(pods),
                 1.. = inbox.judged.recv_many(&mut judged, BATCH) => Event::Judged(judged),
                 () = tokio::time::sleep_until(wake) => Event::Time,
                 1.. = inbox.queries.recv_many(&mut queries, BATCH) => Event::Queries(queries),
@@ -162,6 +167,7 @@ impl Loop {
             match event {
                 Event::Queries(queries) => self.answer(queries, now),
                 event @ (Event::Nodes(_)
+                | Event::Pods(_)
                 | Event::Judged(_)
                 | Event::Plugins(_)
                 | Event::Configured(..)
@@ -215,6 +221,8 @@ impl Loop {
         let supervised = self.plugins.turn(self.fleet.len(), now);
         inputs.extend(supervised.inputs);
         inputs.extend(judged.into_iter().filter_map(|done| self.judged_input(done)));
+        inputs.extend(self.pods.want(self.plugins.read_pods()));
+        inputs.extend(self.pods.evidence(now));
         let live = self.watch.is_alive(now);
         self.live = live;
         let held = !live && self.watch.is_trouble(now);
@@ -259,6 +267,7 @@ impl Loop {
     fn inputs(&mut self, event: Event, now: Time) -> (Vec<Input>, Vec<Finished>) {
         let inputs = match event {
             Event::Nodes(changes) => changes.into_iter().filter_map(|change| self.node_input(change, now)).collect(),
+            Event::Pods(changes) => changes.into_iter().filter_map(|change| self.pods.hear(change, now)).collect(),
             Event::Judged(batches) => {
                 let judged: Vec<Finished> = batches.into_iter().flatten().collect();
                 for done in &judged {
@@ -361,7 +370,7 @@ impl Loop {
     /// Logs and remembers what happened to plugins.
     fn remember(&mut self, happened: Vec<Happened>, now: Time) {
         for event in happened {
-            if self.events.push(event.clone(), now) {
+            if self.out.events.push(event.clone(), now) {
                 log::plugin(&event);
                 if event.kind.is_warning() {
                     self.out.announcer.announce(&event, now);
@@ -402,9 +411,10 @@ impl Loop {
         self.calls_out += 1;
         let actor = self.out.actor.clone();
         let because: Vec<_> = decision.because.iter().filter_map(|key| self.plugins.answering(key).cloned()).collect();
+        let pods = self.fleet.pods(&decision.node);
         let outcomes = self.out.outcomes.clone();
         crate::task::spawn("call", async move {
-            let outcome = actor.act(&decision, &because, stored).await;
+            let outcome = actor.act(&decision, &because, pods, stored).await;
             if let Outcome::Refused { why, by: Refuser::LastLook } = &outcome {
                 tracing::info!(event = "last_look_refused", node = %decision.node, why, "the last look refused");
             }
@@ -451,7 +461,7 @@ impl Loop {
                 Query::Phases(reply) => reply.send(view::phases(&self.fleet)).map_err(drop),
                 Query::Explain(name, reply) => reply.send(self.explain(&name, now)).map_err(drop),
                 Query::Plugins(reply) => reply.send(view::plugins(&self.plugins, now)).map_err(drop),
-                Query::Events(reply) => reply.send(self.events.shown()).map_err(drop),
+                Query::Events(reply) => reply.send(self.out.events.shown()).map_err(drop),
                 Query::Unload(name, reply) => {
                     let directory = self.plugins.directory.clone();
                     crate::task::spawn("unload", async move {

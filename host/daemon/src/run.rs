@@ -31,6 +31,7 @@ use crate::log;
 use crate::metrics::Metrics;
 use crate::object::Nodes;
 use crate::plugins::{self, Cache};
+use crate::pods::PodWatch;
 use crate::reconcile::{Inbox, Loop, Outbox};
 use crate::store::{Loaded, Store, Writer};
 use crate::supervise::{Plugins, Supervised};
@@ -187,10 +188,11 @@ impl Daemon {
         let actor = Actor { api: Api::all(client.clone()), engine: engine.clone(), executor };
         let (announcer, announcements) = Announcer::new();
         let actor = Arc::new(actor);
-        let out = Outbox { engine, judged: judged_in, actor, outcomes: outcomes_in, announcer, store: writer };
-        let metrics = Metrics::new(settings)?;
         let events = Ring::new(usize::try_from(settings.events.ring).unwrap_or(usize::MAX));
-        let the_loop = Loop::new(clock, fleet, plugins, metrics, out, events, alarms);
+        let out = Outbox { engine, judged: judged_in, actor, outcomes: outcomes_in, events, announcer, store: writer };
+        let metrics = Metrics::new(settings)?;
+        let pods = PodWatch::new(client.clone());
+        let the_loop = Loop::new(clock, fleet, plugins, pods, metrics, out, alarms);
         let inbox =
             Inbox { nodes, judged, plugins: plugin_events, supervision, outcomes, store: store_changes, queries };
         let (stop, stopped) = oneshot::channel();

@@ -423,6 +423,12 @@ impl Plugins {
         self.alive.get(name)?.get(&start)
     }
 
+    /// Whether a start is alive that reads pods.
+    #[must_use]
+    pub fn read_pods(&self) -> bool {
+        self.alive.values().flat_map(BTreeMap::values).any(|plugin| plugin.inputs().has_pods())
+    }
+
     /// Since when a plugin is in its state.
     #[must_use]
     pub fn since(&self, name: &CheckerKey) -> Option<Time> {

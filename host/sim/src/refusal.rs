@@ -113,8 +113,9 @@ impl Refusal {
     }
 
     pub(crate) fn forbidden(plural: &str, name: &str, verb: &str) -> Self {
+        let object = if name.is_empty() { plural.to_owned() } else { format!("{plural} \"{name}\"") };
         let message = format!(
-            "{plural} \"{name}\" is forbidden: User \"sim\" cannot {verb} resource \"{plural}\" in API group \"\" at the cluster scope"
+            "{object} is forbidden: User \"sim\" cannot {verb} resource \"{plural}\" in API group \"\" at the cluster scope"
         );
         Self::new(403, "Forbidden", message).named(plural, name)
     }

@@ -14,6 +14,7 @@ use apgar_tests::{apgar_binary, free_ports, get, never, wait_for};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+mod pods;
 mod supervision;
 
 /// Anything that happens at the next tick or two, on a busy machine.

@@ -252,7 +252,8 @@ impl Call<'_> {
         let target = target(shared, self.path);
         let plural = target.as_ref().map_or("resource", |t| t.resource.plural.as_str());
         let name = target.as_ref().and_then(|t| t.name).unwrap_or_default();
-        Refusal::forbidden(plural, name, &verb.to_lowercase())
+        let verb = if verb == "GET" && name.is_empty() { "list" } else { &verb.to_lowercase() };
+        Refusal::forbidden(plural, name, verb)
     }
 
     fn patch_format(&self) -> Result<Format, Refusal> {
