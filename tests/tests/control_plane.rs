@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use apgar::object::pod::Pods;
 use apgar_sim::{Cloud, CloudConfig, Inventory};
 use apgar_tests::apgar_binary;
 use apgar_tests::control_plane::{ALIVE, ControlPlane, Server, User, free_ports, get, never, repository, wait_for};
@@ -134,6 +135,18 @@ async fn the_shipped_rights_are_to_read_nodes_and_to_post_events_of_its_own() ->
     let apply = ["apply", "--dry-run=server", "--validate=strict", "--warnings-as-errors", "-f", &deployment];
     let said = plane.kubectl_ok(&apply).await?;
     assert!(said.contains("deployment.apps/apgar created (server dry run)"), "{said}");
+
+    // And the right to pods, which is apart, with what the informer selects by.
+    let pods = repository().join("examples/deploy/rbac-pods.yaml").display().to_string();
+    plane.kubectl_ok(&["apply", "-f", &pods]).await?;
+    let selected = ["get", "pods", "--all-namespaces", "-o", "name", "--field-selector", Pods::FIELDS];
+    wait_for("the right to pods", SOON, async || {
+        Ok(plane.kubectl_as(User::Apgar, &selected).await?.status.success().then_some(()))
+    })
+    .await?;
+    for (verb, allowed) in [("list", true), ("watch", true), ("get", false), ("delete", false)] {
+        check_may(&plane, verb, "pods", allowed).await?;
+    }
     plane.finish();
     Ok(())
 }

@@ -23,14 +23,26 @@ fn the_roles_are_to_read_nodes_and_to_post_events_of_its_own() -> Result<()> {
 }
 
 #[test]
-fn the_role_is_bound_to_the_account_that_the_deployment_runs_as() -> Result<()> {
+fn the_right_to_pods_is_apart_and_no_more_than_the_informer_needs() -> Result<()> {
+    let pods = yaml("rbac-pods.yaml")?;
+    let rules = the(&pods, "ClusterRole")?.pointer("/rules");
+    assert_eq!(rules, Some(&json!([{"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]}])));
+    let kinds: Vec<_> = pods.iter().filter_map(|object| object.get("kind")?.as_str()).collect();
+    assert_eq!(kinds, ["ClusterRole", "ClusterRoleBinding"], "further rights?");
+    Ok(())
+}
+
+#[test]
+fn the_roles_are_bound_to_the_account_that_the_deployment_runs_as() -> Result<()> {
     let (namespace, account) = SERVICE_ACCOUNT;
     let rbac = yaml("rbac.yaml")?;
-    let binding = the(&rbac, "ClusterRoleBinding")?;
-    let role = text(the(&rbac, "ClusterRole")?, "/metadata/name")?;
-    assert_eq!(text(binding, "/roleRef/name")?, role);
-    let subject = json!([{"kind": "ServiceAccount", "name": account, "namespace": namespace}]);
-    assert_eq!(binding.pointer("/subjects"), Some(&subject));
+    for rights in [&rbac, &yaml("rbac-pods.yaml")?] {
+        let binding = the(rights, "ClusterRoleBinding")?;
+        let role = text(the(rights, "ClusterRole")?, "/metadata/name")?;
+        assert_eq!(text(binding, "/roleRef/name")?, role);
+        let subject = json!([{"kind": "ServiceAccount", "name": account, "namespace": namespace}]);
+        assert_eq!(binding.pointer("/subjects"), Some(&subject));
+    }
 
     let files = yaml("deployment.yaml")?;
     let deployment = the(&files, "Deployment")?;
