@@ -162,3 +162,37 @@ async fn without_the_grant_it_is_refused_with_the_line_that_grants_it_and_nothin
     assert_eq!(world.asked_for_pods(), [""; 0]);
     Ok(())
 }
+
+#[test]
+fn apgar_check_reads_pods_beside_nodes_and_does_not_know_them_without() -> Result<()> {
+    let home = tempfile::tempdir()?;
+    let path = |name: &str| home.path().join(name);
+    fs::write(path("pods.wasm"), guest("pods")?)?;
+    fs::write(path("apgar.toml"), GRANTED)?;
+    let node = |name: &str| json!({"kind": "Node", "metadata": {"name": name}});
+    let mut pod = json!({
+        "kind": "Pod",
+        "metadata": {"namespace": "kube-system", "name": "cni-1",
+            "ownerReferences": [{"kind": "DaemonSet", "name": "cni", "controller": true}]},
+        "spec": {"nodeName": "a"},
+        "status": {"phase": "Running", "containerStatuses": [{"state": {"waiting": {"reason": "CrashLoopBackOff"}}}]},
+    });
+    let said = |items: &[Value]| -> Result<Vec<String>> {
+        fs::write(path("objects.json"), json!({"kind": "List", "items": items}).to_string())?;
+        let mut check = Command::new(apgar_binary!());
+        check.arg("check").arg(path("objects.json")).arg("--plugin").arg(path("pods.wasm"));
+        let output = check.arg("--config").arg(path("apgar.toml")).args(["--output", "json"]).output()?;
+        let rows: Vec<Value> = serde_json::from_slice(&output.stdout)
+            .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
+        Ok(rows
+            .iter()
+            .filter(|row| row["checker"] == "pods")
+            .map(|row| format!("{} {}", row["node"], row["reason"]))
+            .collect())
+    };
+    assert_eq!(said(&[node("a"), pod.clone(), node("b")])?, [r#""a" "CrashLoop""#, r#""b" "NoCrashLoop""#]);
+    assert_eq!(said(&[node("a")])?, [r#""a" "the pods of the node are not known""#]);
+    pod["status"]["phase"] = json!("Failed");
+    assert_eq!(said(&[node("a"), pod])?, [r#""a" "NoCrashLoop""#], "it has ended");
+    Ok(())
+}

@@ -7,24 +7,29 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context;
-use apgar_core::node::Node;
+use apgar_core::node::{Node, NodeName};
+use apgar_core::pods::{Pod, Pods};
 use apgar_core::verdict::{CheckerKey, Verdict};
 use apgar_engine::{Engine, Plugin};
 use serde::Serialize;
+use serde_json::Value;
 
+use super::input::Objects;
 use super::{Output, Usage, input, table};
-use crate::object::{Interner, decode};
+use crate::object::{self, Interner, Kind, decode};
 use crate::plugins::{self, Cache};
 
 /// Judge nodes once and print every checker's verdict
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     kubectl get nodes -o json | apgar check -\n  \
+    kubectl get nodes,pods -A -o json | apgar check - --plugin reads-pods.wasm --config apgar.toml\n  \
     apgar check node-1.yaml node-2.yaml --plugin my-check.wasm\n  \
     apgar check --kubeconfig ~/.kube/config --output json\n\n\
     Exit codes: 0 all pass; 1 a checker fails or cannot tell; 2 usage, or input that cannot be read or has no node.")]
 pub(crate) struct CheckArgs {
-    /// Files with Node objects (YAML or JSON; one object, a List or a stream); `-` is standard input
+    /// Files with Node objects, and Pods for checkers that read them (YAML or JSON; one object, a List or a stream); `-`
+    /// is standard input
     #[arg(value_name = "FILE")]
     files: Vec<String>,
     /// Judge the nodes of this cluster instead of files
@@ -62,7 +67,7 @@ pub(crate) fn main(args: &CheckArgs) -> anyhow::Result<ExitCode> {
 }
 
 async fn rows(args: &CheckArgs) -> anyhow::Result<Vec<Row>> {
-    let nodes = nodes(args).await?;
+    let Given { nodes, pods } = given(args).await?;
     let settings = crate::settings::for_command(args.config.as_deref())?;
     let engine = plugins::engine(&settings, Cache::Own, plugins::compile_in_child()?)?;
     let mut loaded = BTreeMap::new();
@@ -73,9 +78,10 @@ async fn rows(args: &CheckArgs) -> anyhow::Result<Vec<Row>> {
     }
     let mut rows = Vec::with_capacity(nodes.len() * loaded.len());
     for node in nodes {
+        let pods = pods.as_ref().map(|pods| pods.get(&node.name).cloned().unwrap_or_default());
         for (key, plugin) in &loaded {
             let threshold = settings.checkers.of(key.as_str()).threshold;
-            rows.push(row(&engine, key, plugin, &node, threshold).await);
+            rows.push(row(&engine, key, plugin, (&node, pods.clone()), threshold).await);
         }
     }
     Ok(rows)
@@ -85,12 +91,12 @@ async fn row(
     engine: &Engine,
     key: &CheckerKey,
     plugin: &Arc<Plugin>,
-    node: &Arc<Node>,
+    (node, pods): (&Arc<Node>, Option<Pods>),
     threshold: Option<std::time::Duration>,
 ) -> Row {
     let verdict = match &node.malformed {
         Some(why) => plugins::malformed(why),
-        None => engine.check(plugin, node.clone()).await.verdict,
+        None => engine.check_with(plugin, node.clone(), pods).await.verdict,
     };
     let (reason, threshold) = match &verdict {
         Verdict::Pass(judgement) | Verdict::Fail(judgement) => {
@@ -107,27 +113,46 @@ async fn row(
     }
 }
 
-async fn nodes(args: &CheckArgs) -> anyhow::Result<Vec<Arc<Node>>> {
+/// What is judged.
+struct Given {
+    nodes: Vec<Arc<Node>>,
+    /// By node; none if there was no pod among it: then they are not known.
+    pods: Option<BTreeMap<NodeName, Pods>>,
+}
+
+async fn given(args: &CheckArgs) -> anyhow::Result<Given> {
     let objects = if args.files.is_empty() {
         if args.kubeconfig.is_none() && !std::io::stdin().is_terminal() {
             anyhow::bail!("no nodes given; name files, `-` for standard input, or a cluster by --kubeconfig");
         }
-        crate::kubernetes::list_nodes(args.kubeconfig.as_deref()).await?
+        let nodes = crate::kubernetes::list_nodes(args.kubeconfig.as_deref()).await?;
+        Objects { nodes, pods: Vec::new() }
     } else {
-        let mut objects = Vec::new();
+        let mut objects = Objects::default();
         for file in &args.files {
-            objects.extend(input::nodes(file)?);
+            input::add(file, &mut objects)?;
         }
         objects
     };
     let mut strings = Interner::default();
     // No node is no good news: a selector with a typo looks just like this.
-    anyhow::ensure!(!objects.is_empty(), "no nodes in what was given");
-    let decoded = objects.iter().enumerate().map(|(index, object)| {
+    anyhow::ensure!(!objects.nodes.is_empty(), "no nodes in what was given");
+    let decoded = objects.nodes.iter().enumerate().map(|(index, object)| {
         let node = decode(object, &mut strings);
-        node.map(Arc::new).with_context(|| format!("object {}: metadata.name is missing", index + 1))
+        node.map(Arc::new).with_context(|| format!("node {}: metadata.name is missing", index + 1))
     });
-    decoded.collect()
+    let nodes = decoded.collect::<anyhow::Result<_>>()?;
+    let pods = (!objects.pods.is_empty()).then(|| by_node(&objects.pods, &mut strings));
+    Ok(Given { nodes, pods })
+}
+
+fn by_node(objects: &[Value], strings: &mut Interner) -> BTreeMap<NodeName, Pods> {
+    let mut by_node: BTreeMap<NodeName, Vec<Pod>> = BTreeMap::new();
+    for (node, pod) in objects.iter().filter_map(|object| object::pod::Pods::keep(object, strings)) {
+        by_node.entry(node).or_default().push(pod);
+    }
+    by_node.values_mut().for_each(|pods| pods.sort_by(|a, b| a.key().cmp(&b.key())));
+    by_node.into_iter().map(|(node, pods)| (node, Arc::new(pods))).collect()
 }
 
 fn render(rows: &[Row]) -> String {

@@ -1,4 +1,5 @@
-//! Nodes from files and standard input: YAML or JSON; one object, a `List`, or a stream of documents.
+//! Nodes, and pods if there are any, from files and standard input: YAML or JSON; one object, a `List`, or a stream of
+//! documents.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -10,11 +11,20 @@ use serde_json::{Map, Value};
 /// The largest input that is read: 100,000 nodes of 20 KB each.
 const INPUT_MAX: u64 = 2 << 30;
 
-/// Reads the Node objects of one source: a path, or `-` for standard input.
+/// What was given.
+#[derive(Debug, Default)]
+pub(super) struct Objects {
+    /// Node objects.
+    pub(super) nodes: Vec<Value>,
+    /// Pod objects.
+    pub(super) pods: Vec<Value>,
+}
+
+/// Adds the objects of one source: a path, or `-` for standard input.
 ///
 /// # Errors
-/// When it cannot be read, or holds something that is not a Node; the message names source and document.
-pub(super) fn nodes(source: &str) -> anyhow::Result<Vec<Value>> {
+/// When it cannot be read, or holds something that is neither Node nor Pod; the message names source and document.
+pub(super) fn add(source: &str, objects: &mut Objects) -> anyhow::Result<()> {
     let text = read(source).with_context(|| format!("{}: cannot be read", shown(source)))?;
     if text.trim().is_empty() {
         bail!(
@@ -22,11 +32,10 @@ pub(super) fn nodes(source: &str) -> anyhow::Result<Vec<Value>> {
             shown(source)
         );
     }
-    let mut nodes = Vec::new();
     for (index, document) in documents(&text).with_context(|| shown(source).to_owned())?.into_iter().enumerate() {
-        flatten(document, &mut nodes).with_context(|| format!("{}: document {}", shown(source), index + 1))?;
+        flatten(document, objects).with_context(|| format!("{}: document {}", shown(source), index + 1))?;
     }
-    Ok(nodes)
+    Ok(())
 }
 
 fn shown(source: &str) -> &str {
@@ -77,7 +86,7 @@ struct Metadata {
     rest: Map<String, Value>,
 }
 
-fn flatten(document: Value, nodes: &mut Vec<Value>) -> anyhow::Result<()> {
+fn flatten(document: Value, objects: &mut Objects) -> anyhow::Result<()> {
     #[derive(Deserialize)]
     struct Kind {
         kind: Option<String>,
@@ -85,17 +94,18 @@ fn flatten(document: Value, nodes: &mut Vec<Value>) -> anyhow::Result<()> {
     }
     let kind = Kind::deserialize(&document).unwrap_or(Kind { kind: None, items: None });
     match (kind.kind.as_deref(), kind.items) {
-        (Some("Node"), _) => nodes.push(document),
+        (Some("Node"), _) => objects.nodes.push(document),
+        (Some("Pod"), _) => objects.pods.push(document),
         (Some(list), Some(items)) if list.ends_with("List") => {
             for (index, mut item) in items.into_iter().enumerate() {
-                // Items of a NodeList come without their kind.
-                if let (Value::Object(fields), "NodeList") = (&mut item, list) {
-                    fields.entry("kind").or_insert_with(|| "Node".into());
+                // Items of a NodeList or PodList come without their kind.
+                if let (Value::Object(fields), Some(kind @ ("Node" | "Pod"))) = (&mut item, list.strip_suffix("List")) {
+                    fields.entry("kind").or_insert_with(|| kind.into());
                 }
-                flatten(item, nodes).with_context(|| format!("item {}", index + 1))?;
+                flatten(item, objects).with_context(|| format!("item {}", index + 1))?;
             }
         }
-        (Some(other), _) => bail!("kind is {other}; expected Node, NodeList or List"),
+        (Some(other), _) => bail!("kind is {other}; expected Node, Pod or a List of them"),
         (None, _) => bail!("no kind; expected a Node object, as `kubectl get nodes -o yaml` prints it"),
     }
     Ok(())
@@ -107,11 +117,11 @@ mod tests {
 
     #[track_caller]
     fn names(text: &str) -> Vec<String> {
-        let mut nodes = Vec::new();
+        let mut objects = Objects::default();
         for document in documents(text).unwrap() {
-            flatten(document, &mut nodes).unwrap();
+            flatten(document, &mut objects).unwrap();
         }
-        nodes.iter().map(|n| n.pointer("/metadata/name").unwrap().as_str().unwrap().to_owned()).collect()
+        objects.nodes.iter().map(|n| n.pointer("/metadata/name").unwrap().as_str().unwrap().to_owned()).collect()
     }
 
     #[test]
@@ -134,16 +144,24 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_node_is_named() {
+    fn pods_are_told_from_nodes() {
+        let list = r#"{"kind":"List","items":[{"kind":"Pod"},{"kind":"Node"},{"kind":"PodList","items":[{},{}]}]}"#;
+        let mut objects = Objects::default();
+        flatten(documents(list).unwrap().remove(0), &mut objects).unwrap();
+        assert_eq!((objects.nodes.len(), objects.pods.len()), (1, 3));
+    }
+
+    #[test]
+    fn what_is_neither_is_named() {
         let error = |text: &str| {
             let documents = documents(text)?;
-            documents.into_iter().try_for_each(|d| flatten(d, &mut Vec::new()))
+            documents.into_iter().try_for_each(|d| flatten(d, &mut Objects::default()))
         };
-        assert!(error("kind: Pod\n").unwrap_err().to_string().contains("kind is Pod"));
+        assert!(error("kind: Secret\n").unwrap_err().to_string().contains("kind is Secret"));
         assert!(error("a: b").unwrap_err().to_string().contains("no kind"));
         assert!(error("hello").unwrap_err().to_string().contains("of Kubernetes objects"));
         assert!(error("{").unwrap_err().to_string().contains("JSON"));
-        let nested = error(r#"{"kind":"List","items":[{"kind":"Pod"}]}"#).unwrap_err();
-        assert_eq!(format!("{nested:#}"), "item 1: kind is Pod; expected Node, NodeList or List");
+        let nested = error(r#"{"kind":"List","items":[{"kind":"Secret"}]}"#).unwrap_err();
+        assert_eq!(format!("{nested:#}"), "item 1: kind is Secret; expected Node, Pod or a List of them");
     }
 }
