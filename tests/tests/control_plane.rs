@@ -17,6 +17,7 @@ use apgar::object::pod::Pods;
 use apgar_sim::{Cloud, CloudConfig, Inventory};
 use apgar_tests::apgar_binary;
 use apgar_tests::control_plane::{ALIVE, ControlPlane, Server, User, free_ports, get, never, repository, wait_for};
+use apgar_tests::guests::GUESTS;
 use serde_json::{Value, json};
 
 /// Nodes that are nothing special, beside those of `control-plane/nodes`.
@@ -158,7 +159,7 @@ async fn a_node_that_stays_not_ready_is_rebooted_once_and_its_recovery_is_verifi
     create_fleet(&plane).await?;
     let civo = start_civo()?;
     let mut daemon =
-        Daemon::start(&mut plane, &civo, Variant { threshold: "5s", reboot_wait: "10m", pools: "" }).await?;
+        Daemon::start(&mut plane, &civo, Variant { threshold: "5s", reboot_wait: "10m", pools: "", more: "" }).await?;
     daemon.sees_the_whole_fleet_healthy().await?;
     let (status, _) = daemon.api(&format!("/api/v1/nodes/{SOMEONE_ELSES}/explain")).await?;
     assert_eq!(status, 404, "a node outside the selector is tracked");
@@ -196,7 +197,8 @@ async fn every_kind_of_sickness_gives_its_own_verdict_and_goes_with_its_cause() 
     let mut plane = ControlPlane::start().await?;
     create_fleet(&plane).await?;
     let civo = start_civo()?;
-    let daemon = Daemon::start(&mut plane, &civo, Variant { threshold: "1h", reboot_wait: "10m", pools: "" }).await?;
+    let daemon =
+        Daemon::start(&mut plane, &civo, Variant { threshold: "1h", reboot_wait: "10m", pools: "", more: "" }).await?;
     daemon.sees_the_whole_fleet_healthy().await?;
 
     let pressure = |status, reason| condition("DiskPressure", status, reason);
@@ -256,7 +258,7 @@ async fn while_the_api_server_is_away_nothing_is_decided_and_afterwards_it_is_de
     let civo = start_civo()?;
     let threshold = Duration::from_secs(20);
     let mut daemon =
-        Daemon::start(&mut plane, &civo, Variant { threshold: "20s", reboot_wait: "10m", pools: "" }).await?;
+        Daemon::start(&mut plane, &civo, Variant { threshold: "20s", reboot_wait: "10m", pools: "", more: "" }).await?;
     daemon.sees_the_whole_fleet_healthy().await?;
 
     fall_ill(&plane, K3S).await?;
@@ -302,7 +304,7 @@ async fn a_daemon_killed_in_the_wait_window_does_not_reboot_again_before_its_end
     let mut plane = ControlPlane::start().await?;
     create_fleet(&plane).await?;
     let civo = start_civo()?;
-    let variant = Variant { threshold: "3s", reboot_wait: "60s", pools: "" };
+    let variant = Variant { threshold: "3s", reboot_wait: "60s", pools: "", more: "" };
     let daemon = Daemon::start(&mut plane, &civo, variant).await?;
     daemon.sees_the_whole_fleet_healthy().await?;
     fall_ill(&plane, K3S).await?;
@@ -339,7 +341,7 @@ async fn a_daemon_without_rights_says_so_and_given_them_looks_after_its_pools() 
     let nodes = repository().join("tests/control-plane/nodes").display().to_string();
     plane.kubectl_ok(&["create", "-f", &nodes]).await?;
     let civo = start_civo()?;
-    let variant = Variant { threshold: "5m", reboot_wait: "10m", pools: " pool-workers, ,pool-gpu " };
+    let variant = Variant { threshold: "5m", reboot_wait: "10m", pools: " pool-workers, ,pool-gpu ", more: "" };
     let daemon = Daemon::start_as(User::Stranger, &mut plane, &civo, variant).await?;
     let why = wait_for("/readyz to name the missing right", SOON, async || {
         let answer = get(daemon.metrics_port, "/readyz").await;
@@ -357,6 +359,55 @@ async fn a_daemon_without_rights_says_so_and_given_them_looks_after_its_pools() 
     let tracked = tracked.pointer("/items").and_then(Value::as_array).context("items")?;
     let tracked: Vec<&str> = tracked.iter().map(|item| text(item, "/node")).collect::<Result<_>>()?;
     assert_eq!(tracked, [K3S, GPU], "the variable CIVO_NODE_POOL_IDS names their pools only");
+    plane.finish();
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Go to build a control plane: cargo test -p apgar-tests --release --test control_plane -- --ignored"]
+async fn pods_are_unknown_without_the_right_to_them_and_judged_with_it() -> Result<()> {
+    let mut plane = ControlPlane::start().await?;
+    let nodes = repository().join("tests/control-plane/nodes").display().to_string();
+    plane.kubectl_ok(&["create", "-f", &nodes]).await?;
+    let pod = json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "cni-1", "namespace": "kube-system", "ownerReferences": [{
+            "apiVersion": "apps/v1", "kind": "DaemonSet", "name": "cni", "uid": "cni", "controller": true}]},
+        "spec": {"nodeName": K3S, "containers": [{"name": "agent", "image": "cni"}]},
+    });
+    let civo = start_civo()?;
+    let more = "[checker.pods]\ngrants = [\"pods\"]";
+    let variant = Variant { threshold: "1h", reboot_wait: "10m", pools: "", more };
+    let daemon = Daemon::start(&mut plane, &civo, variant).await?;
+    let guest = GUESTS.iter().find(|(name, _)| *name == "pods").context("no such guest")?.1;
+    fs::write(plane.dir().join("plugins/pods.wasm"), guest)?;
+    daemon.verdict_becomes(K3S, "pods", "unknown", "error").await?;
+    wait_for("the log to name the missing right", SOON, async || {
+        Ok(daemon.server.log().contains("cannot list resource \\\"pods\\\"").then_some(()))
+    })
+    .await?;
+
+    let rights = repository().join("examples/deploy/rbac-pods.yaml").display().to_string();
+    plane.kubectl_ok(&["apply", "-f", &rights]).await?;
+    daemon.verdict_becomes(K3S, "pods", "pass", "NoCrashLoop").await?;
+
+    plane.create(&pod).await?;
+    let becomes = async |status: Value| {
+        let patch = json!({ "status": status }).to_string();
+        let pod = ["patch", "pod", "cni-1", "-n", "kube-system", "--subresource=status", "--type=merge", "-p"];
+        plane.kubectl_ok(&[&pod[..], &[&patch]].concat()).await
+    };
+    let waits = json!({"waiting": {"reason": "CrashLoopBackOff"}});
+    becomes(json!({"phase": "Running", "containerStatuses": [
+        {"name": "agent", "image": "cni", "imageID": "", "ready": false, "restartCount": 3, "state": waits}]}))
+    .await?;
+    daemon.verdict_becomes(K3S, "pods", "fail", "CrashLoop").await?;
+    daemon.verdict_becomes(GKE, "pods", "pass", "NoCrashLoop").await?;
+    // It leaves the selection, though it is still there.
+    becomes(json!({"phase": "Failed"})).await?;
+    daemon.verdict_becomes(K3S, "pods", "pass", "NoCrashLoop").await?;
+    plane.kubectl_ok(&["get", "pod", "cni-1", "-n", "kube-system"]).await?;
     plane.finish();
     Ok(())
 }
@@ -495,6 +546,8 @@ struct Variant {
     reboot_wait: &'static str,
     /// `CIVO_NODE_POOL_IDS`; empty: not set.
     pools: &'static str,
+    /// More of the configuration file.
+    more: &'static str,
 }
 
 /// The daemon as a process of its own.
@@ -530,8 +583,10 @@ impl Daemon {
 
     async fn start_as(user: User, plane: &mut ControlPlane, civo: &Cloud, variant: Variant) -> Result<Self> {
         let [metrics_port, api_port] = free_ports()?;
-        let Variant { threshold, reboot_wait, pools } = variant;
+        let Variant { threshold, reboot_wait, pools, more } = variant;
         let store = plane.dir().join("state");
+        let plugins = plane.dir().join("plugins");
+        fs::create_dir_all(&plugins)?;
         let config = plane.dir().join("apgar.toml");
         let text = format!(
             r#"
@@ -558,6 +613,8 @@ impl Daemon {
 
             [store]
             dir = "{}"
+
+            {more}
             "#,
             store.display()
         );
@@ -571,6 +628,8 @@ impl Daemon {
                 plane.kubeconfig(user).as_os_str(),
                 "--config".as_ref(),
                 config.as_os_str(),
+                "--plugin-dir".as_ref(),
+                plugins.as_os_str(),
             ]
             .map(OsStr::to_owned)
             .into(),
