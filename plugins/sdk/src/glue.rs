@@ -51,7 +51,7 @@ mod granted {
 
 /// The same, of what came with the next version: an import of its own, so that whoever does not read pods still loads
 /// where they are not served.
-mod granted_since_0_1_2 {
+mod granted_pods {
     wit_bindgen::generate!({
         inline: "package apgar:kit;
                  world granted-pods { import apgar:checker/pods@0.1.2; }",
@@ -66,7 +66,7 @@ pub(crate) mod host {
     use std::time::Duration;
 
     use super::granted::apgar::checker::{clock, http, memory};
-    use super::granted_since_0_1_2::apgar::checker::pods;
+    use super::granted_pods::apgar::checker::pods;
     use crate::http::Response;
     use crate::pods::Pod;
 

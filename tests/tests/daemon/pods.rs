@@ -164,11 +164,19 @@ async fn without_the_grant_it_is_refused_with_the_line_that_grants_it_and_nothin
 }
 
 #[test]
-fn apgar_check_reads_pods_beside_nodes_and_does_not_know_them_without() -> Result<()> {
+fn apgar_inspects_a_checker_of_pods_and_checks_with_the_pods_it_is_given() -> Result<()> {
     let home = tempfile::tempdir()?;
     let path = |name: &str| home.path().join(name);
     fs::write(path("pods.wasm"), guest("pods")?)?;
     fs::write(path("apgar.toml"), GRANTED)?;
+    let apgar = |arguments: &[&str]| {
+        let mut command = Command::new(apgar_binary!());
+        command.args(arguments).arg("--config").arg(path("apgar.toml")).env("XDG_CACHE_HOME", home.path());
+        command
+    };
+    let said = succeed(apgar(&["plugin", "inspect"]).arg(path("pods.wasm")))?;
+    ensure!(said.contains("a function of the node, the pods on it and settings"), "{said}");
+
     let node = |name: &str| json!({"kind": "Node", "metadata": {"name": name}});
     let mut pod = json!({
         "kind": "Pod",
@@ -179,9 +187,8 @@ fn apgar_check_reads_pods_beside_nodes_and_does_not_know_them_without() -> Resul
     });
     let said = |items: &[Value]| -> Result<Vec<String>> {
         fs::write(path("objects.json"), json!({"kind": "List", "items": items}).to_string())?;
-        let mut check = Command::new(apgar_binary!());
-        check.arg("check").arg(path("objects.json")).arg("--plugin").arg(path("pods.wasm"));
-        let output = check.arg("--config").arg(path("apgar.toml")).args(["--output", "json"]).output()?;
+        let mut check = apgar(&["check", "--output", "json"]);
+        let output = check.arg(path("objects.json")).arg("--plugin").arg(path("pods.wasm")).output()?;
         let rows: Vec<Value> = serde_json::from_slice(&output.stdout)
             .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
         Ok(rows

@@ -96,6 +96,8 @@ impl PodIndex {
                 Some(same) if *same == pods => same,
                 Some(_) | None => {
                     self.changed.insert(node.clone());
+                    // There may be millions of them, and they were pushed one by one.
+                    pods.shrink_to_fit();
                     Arc::new(pods)
                 }
             };

@@ -279,7 +279,7 @@ async fn pods_are_read_and_remembered_with_while_they_are_known() {
     const MS: Duration = Duration::from_millis(1);
     let grants = Grants::from([Capability::Pods]);
     let plugin = ENGINE.load(Candidate { grants, ..candidate("pods", &pod_reader()) }).await.unwrap();
-    assert_eq!((plugin.inputs(), plugin.pure()), (Inputs::NodeAndPods, true), "the self-check saw a known list");
+    assert_eq!((plugin.inputs(), plugin.pure()), (Inputs::NodeAndPods, true));
     let node = || Arc::new(Node::named("n"));
     let crashing = Pod { restarts: 7, reason: Arc::from("CrashLoopBackOff"), ..Pod::named("ns", "b") };
     for (pods, expected) in [
@@ -294,6 +294,18 @@ async fn pods_are_read_and_remembered_with_while_they_are_known() {
     let done = ENGINE.check(&plugin, node()).await;
     assert_eq!(said(&done), "the pods of the node are not known");
     assert!(!done.remember, "they may be known the next moment");
+}
+
+#[tokio::test]
+async fn while_it_is_loaded_there_are_no_pods_and_that_is_known() {
+    let fields = r#"(import "apgar:checker/pods@0.1.2" "list" (func $list (param i32)))"#;
+    let does = "(call $list (i32.const 2048))
+        (if (i32.or (i32.load8_u (i32.const 2048)) (i32.load (i32.const 2056))) (then unreachable))
+        (call $fine (i32.const 1) (i32.const 64) (i32.const 4))";
+    let bytes = guest("import apgar:checker/pods@0.1.2;", fields, does);
+    let grants = Grants::from([Capability::Pods]);
+    let plugin = ENGINE.load(Candidate { grants, ..candidate("pods", &bytes) }).await.unwrap();
+    assert_eq!(check(&plugin, "n").await.death.map(|death| death.cause), Some(Cause::Trap), "it does look");
 }
 
 #[tokio::test]
