@@ -90,7 +90,7 @@ impl PodWatch {
 
     /// Whether they are known, where there is a watch.
     pub fn evidence(&self, now: Time) -> Option<Input> {
-        let live = self.watch.is_alive(now);
+        let live = self.watch.is_believed(now);
         self.changes.is_some().then_some(Input::Pods(PodChange::Evidence { live }))
     }
 }

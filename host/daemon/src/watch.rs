@@ -49,6 +49,13 @@ impl Watch {
         self.synced && self.dies_at().is_some_and(|at| now < at)
     }
 
+    /// Whether what was listed and heard may still be how things are, for what no action rests on alone: the moment
+    /// in which a watch that ended as agreed is opened again, every five minutes, is not worth an unknown verdict.
+    #[must_use]
+    pub fn is_believed(&self, now: Time) -> bool {
+        self.synced && !self.is_trouble(now)
+    }
+
     /// Whether its death is worth a line: one that ended as agreed is open again before anybody could read it.
     #[must_use]
     pub fn is_trouble(&self, now: Time) -> bool {
@@ -77,7 +84,7 @@ mod tests {
         assert!(watch.is_alive(T0 + WATCH_ALIVE - MS) && !watch.is_trouble(T0 + WATCH_ALIVE - MS));
         assert!(!watch.is_alive(T0 + WATCH_ALIVE) && watch.is_trouble(T0 + WATCH_ALIVE));
         assert!(!Watch { synced: false, ..heard() }.is_alive(T0));
-        assert!(!Watch::default().is_alive(T0));
+        assert!(!Watch::default().is_alive(T0) && !Watch::default().is_believed(T0));
     }
 
     #[test]
@@ -85,9 +92,9 @@ mod tests {
         let mut watch = heard();
         let ended = T0 + Duration::from_secs(50);
         watch.lost(ended);
-        assert!(!watch.is_alive(ended) && !watch.is_trouble(ended));
+        assert!(!watch.is_alive(ended) && !watch.is_trouble(ended) && watch.is_believed(ended));
         watch.lost(ended + Duration::from_secs(5));
-        assert!(watch.is_trouble(ended + REOPENED_WITHIN));
+        assert!(watch.is_trouble(ended + REOPENED_WITHIN) && !watch.is_believed(ended + REOPENED_WITHIN));
         watch.heard(ended + REOPENED_WITHIN);
         assert!(watch.is_alive(ended + REOPENED_WITHIN) && !watch.is_trouble(ended + REOPENED_WITHIN));
     }
