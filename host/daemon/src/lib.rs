@@ -2,7 +2,6 @@
 //! rules (`apgar-core`) and the engine (`apgar-engine`). It knows neither how a checker decides nor how a phase
 //! changes.
 
-mod allocator;
 pub mod announce;
 pub mod cli;
 pub mod clock;

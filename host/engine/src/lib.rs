@@ -5,6 +5,7 @@
 //! generated types stop in `bindings`.
 
 mod admission;
+mod allocator;
 mod batch;
 mod bindings;
 mod cache;
@@ -35,6 +36,7 @@ mod text;
 mod ticker;
 mod wasi;
 
+pub use allocator::give_back_large_blocks;
 pub use check::{CheckDone, Corrections};
 pub use compile::{compile_estimate, compile_worker_main};
 pub use death::{Cause, Death, LoadError, Refusal, RefusalReason, Stage};

@@ -11,6 +11,7 @@ use tokio::sync::Semaphore;
 use wasmtime::component::Component;
 
 use crate::admission::{self, Admitted};
+use crate::allocator;
 use crate::bindings::{self, Described, Exports};
 use crate::cache::Miss;
 use crate::check::{self, Broken, Fault};
@@ -29,8 +30,21 @@ use crate::text;
 /// The node of the self-check.
 const SELF_CHECK: &str = "apgar-self-check";
 
+/// A component from this size on has an interpreter in it; what a smaller one leaves in the allocator is not worth
+/// looking for.
+const LARGE: usize = 4 << 20;
+
 /// Brings `candidate` to life under this number. Runs on the guests' runtime.
 pub(crate) async fn load(inner: &Arc<Inner>, candidate: Candidate, number: u64) -> Result<Arc<Plugin>, LoadError> {
+    let is_large = candidate.bytes.len() >= LARGE;
+    let loaded = bring_to_life(inner, candidate, number).await;
+    if is_large {
+        apart(inner, |_| allocator::give_back_what_is_free()).await?;
+    }
+    loaded
+}
+
+async fn bring_to_life(inner: &Arc<Inner>, candidate: Candidate, number: u64) -> Result<Arc<Plugin>, LoadError> {
     let (candidate, admitted, digest) = apart(inner, move |_| {
         let name = candidate.key.as_str();
         sound(&candidate)?;

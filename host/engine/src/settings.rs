@@ -55,10 +55,11 @@ fn pool() -> PoolingAllocationConfig {
         .max_component_instance_size(4 << 20)
         .max_core_instance_size(1 << 20)
         // Kept resident together with pagemap_scan and batching, or none of the three: each alone is a loss.
-        .linear_memory_keep_resident(2 << 20)
+        // Of what a guest wrote, in each slot: a Rust or C guest writes less, and one with an interpreter pays a few faults.
+        .linear_memory_keep_resident(256 << 10)
         .table_keep_resident(128 << 10)
         .pagemap_scan(Enabled::Auto)
-        // A slot is free again only with its batch: a plugin goes through about as many, each with its 2 MiB.
+        // A slot is free again only with its batch: a plugin goes through about as many, each with pages of its own.
         .decommit_batch_size(4)
         .max_unused_warm_slots(4);
     pool

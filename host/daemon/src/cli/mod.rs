@@ -129,7 +129,7 @@ pub(crate) enum Output {
 
 /// Runs the program.
 pub fn main() -> ExitCode {
-    crate::allocator::give_back_large_blocks();
+    apgar_engine::give_back_large_blocks();
     let cli = Cli::parse_from(crate::legacy::arguments(std::env::args_os()));
     let result = match cli.command {
         Command::Run(args) => crate::run::main(&args),
