@@ -42,6 +42,8 @@ fn main() -> ExitCode {
     if arguments.iter().any(|argument| argument == "--list" || argument == "--test") {
         return ExitCode::SUCCESS;
     }
+    // As the daemon does, whose memory is measured.
+    apgar_engine::give_back_large_blocks();
     let row = arguments.iter().find(|argument| !argument.starts_with("--"));
     let wanted = |name: &str| row.is_none_or(|row| row == name);
     let runtime = tokio::runtime::Runtime::new().unwrap();
@@ -154,7 +156,12 @@ impl Bundled {
             for (at, node) in self.nodes.iter().enumerate() {
                 pace.tick().await;
                 asked.push(std::time::Instant::now());
-                let job = |plugin: &Arc<Plugin>| Job { id: at as u64, plugin: plugin.clone(), node: node.clone(), pods: None };
+                let job = |plugin: &Arc<Plugin>| Job {
+                    id: at as u64,
+                    plugin: plugin.clone(),
+                    node: node.clone(),
+                    pods: None,
+                };
                 self.engine.submit(self.plugins.iter().map(job).collect(), judged_in.clone());
             }
             drop(judged_in);

@@ -311,7 +311,8 @@ async fn a_file_written_in_every_way_beside_twenty_checkers_costs_no_check_and_s
     let settled = last.at.elapsed();
     let mut world = running.end().await;
 
-    println!("written: {:#?}\n{:#?}", last.done, world.tally);
+    let longest = world.turns.iter().max().unwrap();
+    println!("written: {:#?}\n{:#?}\n{} turns, {longest:?} at most", last.done, world.tally, world.turns.len());
     world.first_verdicts.sort_unstable();
     let took = &world.first_verdicts;
     assert!(!took.is_empty() && world.tally.swaps > 0, "nothing was swapped");

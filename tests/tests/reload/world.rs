@@ -116,7 +116,6 @@ struct Out {
 
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
-    pub(crate) turns: u64,
     pub(crate) asked: u64,
     pub(crate) answered: u64,
     pub(crate) counted: u64,
@@ -130,7 +129,6 @@ pub(crate) struct Tally {
     pub(crate) removals: u64,
     pub(crate) refused: u64,
     pub(crate) deaths: u64,
-    pub(crate) longest_turn: Duration,
 }
 
 /// The daemon's loop, with a model of what it must do beside it.
@@ -159,6 +157,8 @@ pub(crate) struct World {
     /// From the last byte of each version to its first verdict.
     pub(crate) first_verdicts: Vec<Duration>,
     pub(crate) tally: Tally,
+    /// How long each turn took.
+    pub(crate) turns: Vec<Duration>,
 }
 
 impl World {
@@ -189,8 +189,7 @@ impl World {
         assert!(turn.decisions.is_empty(), "{:?}", turn.decisions);
         supervised.starts.into_iter().for_each(|start| self.plugins.start(start, None));
         self.ask(turn.checks, now);
-        self.tally.turns += 1;
-        self.tally.longest_turn = self.tally.longest_turn.max(began.elapsed());
+        self.turns.push(began.elapsed());
     }
 
     /// Notices swaps. A checker that serves is never without an answer until it is removed (`supervision` P-50).
@@ -312,6 +311,11 @@ impl World {
             let turn = self.fleet.turn(now, answers);
             assert!(turn.checks.is_empty());
         }
+    }
+
+    /// True if a generation of this checker answers.
+    pub(crate) fn serves(&self, name: &str) -> bool {
+        self.plugins.answering(&name.into()).is_some()
     }
 
     fn shown(&self, node: &NodeName) -> Option<&Verdict> {
@@ -500,6 +504,7 @@ fn world(
         serves: false,
         first_verdicts: Vec::new(),
         tally: Tally::default(),
+        turns: Vec::new(),
     };
     (world, events, judged)
 }
