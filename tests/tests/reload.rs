@@ -310,6 +310,7 @@ async fn a_file_written_in_every_way_beside_twenty_checkers_costs_no_check_and_s
     let last = last.unwrap();
     let settled = last.at.elapsed();
     let mut world = running.end().await;
+    assert!(world.serves(MINE));
 
     let longest = world.turns.iter().max().unwrap();
     println!("written: {:#?}\n{:#?}\n{} turns, {longest:?} at most", last.done, world.tally, world.turns.len());
