@@ -184,17 +184,6 @@ fn work(size: u64, cpu_seconds: u64) -> Result<(), String> {
     parts.into_iter().try_for_each(|part| out.write_all(part)).and_then(|()| out.flush()).map_err(|e| e.to_string())
 }
 
-/// A processor that only such a process uses counts as idle: the daemon's threads are woken there and not behind one
-/// another. Niceness alone does not do that. Where it cannot be had, niceness has to do.
-fn yield_to_everybody() {
-    #[cfg(target_os = "linux")]
-    #[expect(unsafe_code, reason = "a system call that rustix does not have")]
-    // SAFETY: it reads one number behind a pointer to it.
-    unsafe {
-        libc::sched_setscheduler(0, libc::SCHED_IDLE, &libc::sched_param { sched_priority: 0 });
-    }
-}
-
 fn confine(size: u64, cpu_seconds: u64) -> Result<(), String> {
     let failed = |what: &str| {
         let what = what.to_owned();
@@ -214,7 +203,6 @@ fn confine(size: u64, cpu_seconds: u64) -> Result<(), String> {
     }
     rustix::thread::set_no_new_privs(true).map_err(failed("no_new_privs"))?;
     rustix::process::nice(NICENESS).map_err(failed("the priority"))?;
-    yield_to_everybody();
     limit(Resource::As, (compile_estimate(size) + ADDRESS_SPACE_EXTRA).max(ADDRESS_SPACE_MIN))?;
     // A second apart: the first has a signal of its own, and by that it is known from a kill that is none of ours.
     between(Resource::Cpu, cpu_seconds, cpu_seconds.saturating_add(1))?;
