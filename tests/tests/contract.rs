@@ -34,7 +34,7 @@ const PUBLISHED: [(&str, &str); 22] = [
     ("checker-0.1.2/log.wit", "24d6610c4c2095681572768711f0478c79e74af130656770faa4a2bf75441545"),
     ("checker-0.1.2/memory.wit", "7d1f9c0f0b315d228789f063bf381cd01fe5926d5fae4eb1d73c560f748a93e4"),
     ("checker-0.1.2/node.wit", "fe342dde02695ea08c5ef2231c0b80879d82f56caaeafc7c25a192123ed734b9"),
-    ("checker-0.1.2/pods.wit", "bbfe3046afe756cb9de40b4d6bc268d59a76f67b00f4506d5ea072c63076800d"),
+    ("checker-0.1.2/pods.wit", "22e20d8352fbd4cd1510ea5d5eb6f0e81cb6bdaca83c04470e2163feb3b92dcd"),
     ("checker-0.1.2/types.wit", "ba3f7320f35d1d2bf3e875f291e91510bd3c6c47d2258f4719db49d67065fcb0"),
     ("checker-0.1.2/world.wit", "07c419c1d19973eec1c86254de74d637dc9b5836d67ee52a1b4f14c6513da2b7"),
 ];

@@ -140,7 +140,8 @@ async fn the_shipped_rights_are_to_read_nodes_and_to_post_events_of_its_own() ->
     // And the right to pods, which is apart, with what the informer selects by.
     let pods = repository().join("examples/deploy/rbac-pods.yaml").display().to_string();
     plane.kubectl_ok(&["apply", "-f", &pods]).await?;
-    let selected = ["get", "pods", "--all-namespaces", "-o", "name", "--field-selector", Pods::FIELDS];
+    let fields = Pods::all().fields.context("a selector")?;
+    let selected = ["get", "pods", "--all-namespaces", "-o", "name", "--field-selector", &fields];
     wait_for("the right to pods", SOON, async || {
         Ok(plane.kubectl_as(User::Apgar, &selected).await?.status.success().then_some(()))
     })

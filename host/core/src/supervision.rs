@@ -347,8 +347,14 @@ impl Supervisor {
     }
 
     /// Who is to judge a node (`supervision` 4.4). `content` is asked for only if a check of the node died; a pair
-    /// whose content is another is forgotten.
-    pub fn ask(&mut self, name: &CheckerKey, node: &NodeName, content: impl FnOnce() -> Digest, now: Time) -> Ask {
+    /// whose content is another is forgotten. Content that is not known at present is no other content.
+    pub fn ask(
+        &mut self,
+        name: &CheckerKey,
+        node: &NodeName,
+        content: impl FnOnce() -> Option<Digest>,
+        now: Time,
+    ) -> Ask {
         let Some(slot) = self.plugins.get_mut(name) else {
             return Ask::Nobody;
         };
@@ -359,7 +365,7 @@ impl Supervisor {
             return Ask::Nobody;
         };
         if let Some(pair) = track.pairs.get(node) {
-            let content = content();
+            let content = content().unwrap_or(pair.content);
             if pair.holds(&content, now) {
                 return Ask::Held(pair.clone());
             }
@@ -769,11 +775,12 @@ impl Supervisor {
         let message = death.to_string();
         let node = death.node.clone();
         slot.record.ledger.insert(generation, Entry { count, last: death, next });
+        if on_probation {
+            // Whatever the good one does from now on is no news of a newer one.
+            slot.answered = slot.record.good.as_ref().map(|good| good.generation);
+        }
         let fallback = slot.record.good.as_ref().filter(|good| on_probation && good.is_serving());
         let fallback = fallback.map(|good| good.generation);
-        if fallback.is_some() {
-            slot.answered = fallback;
-        }
         if is_newer && booked != Booked::Starved {
             self.reloaded(name, if fallback.is_some() { Reload::RolledBack } else { Reload::Crashed });
         }

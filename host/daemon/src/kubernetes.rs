@@ -20,9 +20,6 @@ const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount/tok
 /// How long connecting may take; retries are the caller's.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
-/// Objects a page: what kubectl and the controllers ask for. It bounds what is held as JSON at once.
-const PAGE: u32 = 500;
-
 /// A list page or the opening of a watch that takes longer has failed: the API server's own limit for requests
 /// is 60 s.
 pub const ANSWER_LIMIT: Duration = Duration::from_secs(60);
@@ -110,7 +107,8 @@ pub async fn list<K: Kind>(
     mut take: impl FnMut(Vec<Raw<K>>),
 ) -> Result<String, String> {
     let Selection { labels, fields } = selection.clone();
-    let mut params = ListParams { label_selector: labels, field_selector: fields, ..ListParams::default() }.limit(PAGE);
+    let mut params =
+        ListParams { label_selector: labels, field_selector: fields, ..ListParams::default() }.limit(K::PAGE);
     loop {
         let page = timeout(ANSWER_LIMIT, api.list(&params))
             .await

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use apgar_core::decision::{Decision, Outcome, Refuser};
-use apgar_core::node::Node;
+use apgar_core::node::{Node, NodeName};
 use apgar_core::pods::Pods;
 use apgar_core::verdict::Verdict;
 use apgar_engine::{Engine, Plugin};
@@ -15,7 +15,8 @@ use tokio::time::timeout;
 
 use crate::error::chain;
 use crate::executor::Executor;
-use crate::object::{Interner, Nodes, Raw, decode};
+use crate::kubernetes;
+use crate::object::{Interner, Kind, Nodes, Raw, decode, pod};
 
 /// How long reading the live Node may take. Nothing was done yet, so giving up is harmless.
 const GET_LIMIT: Duration = Duration::from_secs(10);
@@ -27,6 +28,8 @@ const CALL_LIMIT: Duration = Duration::from_secs(45);
 pub struct Actor {
     /// Where live Nodes are read.
     pub api: Api<Raw<Nodes>>,
+    /// Where the pods on them are listed, for checkers that read pods.
+    pub pods: Api<Raw<pod::Pods>>,
     /// Who runs checkers.
     pub engine: Engine,
     /// Who acts.
@@ -35,18 +38,12 @@ pub struct Actor {
 
 impl Actor {
     /// Carries one decision out. `stored` says whether its intent is on disk; `because` are the checkers that
-    /// must still fail, as they serve now; `pods` are those that are known of the node.
-    pub async fn act(
-        &self,
-        decision: &Decision,
-        because: &[Arc<Plugin>],
-        pods: Option<Pods>,
-        stored: oneshot::Receiver<bool>,
-    ) -> Outcome {
+    /// must still fail, as they serve now.
+    pub async fn act(&self, decision: &Decision, because: &[Arc<Plugin>], stored: oneshot::Receiver<bool>) -> Outcome {
         if !stored.await.unwrap_or(false) {
             return refused("StoreUnavailable: the intent could not be written");
         }
-        let node = match self.look(decision, because, pods).await {
+        let node = match self.look(decision, because).await {
             Ok(node) => node,
             Err(why) => return refused(&why),
         };
@@ -55,12 +52,7 @@ impl Actor {
         })
     }
 
-    async fn look(
-        &self,
-        decision: &Decision,
-        because: &[Arc<Plugin>],
-        pods: Option<Pods>,
-    ) -> Result<Arc<Node>, String> {
+    async fn look(&self, decision: &Decision, because: &[Arc<Plugin>]) -> Result<Arc<Node>, String> {
         let raw = match timeout(GET_LIMIT, self.api.get_opt(decision.node.as_str())).await {
             Ok(Ok(Some(raw))) => raw,
             Ok(Ok(None)) => return Err("the node is gone".to_owned()),
@@ -70,12 +62,33 @@ impl Actor {
         let node = decode(&raw.value, &mut Interner::default()).ok_or("the live node has no name")?;
         same_node(decision, &node)?;
         let node = Arc::new(node);
+        let reads_pods = because.iter().any(|plugin| plugin.inputs().has_pods());
+        let pods = if reads_pods { Some(self.pods_on(&node.name).await?) } else { None };
         for plugin in because {
             if matches!(self.engine.check_with(plugin, node.clone(), pods.clone()).await.verdict, Verdict::Fail(_)) {
                 return Ok(node);
             }
         }
         Err("no failing checker fails on the live node".to_owned())
+    }
+}
+
+impl Actor {
+    async fn pods_on(&self, node: &NodeName) -> Result<Pods, String> {
+        let (mut pods, mut strings) = (Vec::new(), Interner::default());
+        let take = |page: Vec<Raw<pod::Pods>>| {
+            pods.extend(page.iter().filter_map(|raw| pod::Pods::keep(&raw.value, &mut strings)).map(|(_, pod)| pod));
+        };
+        let listed = timeout(GET_LIMIT, kubernetes::list(&self.pods, &pod::Pods::of(node), take)).await;
+        match listed {
+            Ok(Ok(_version)) => {}
+            Ok(Err(why)) => return Err(format!("the pods on the live node cannot be listed: {why}")),
+            Err(_) => {
+                return Err(format!("the pods on the live node were not listed within {} s", GET_LIMIT.as_secs()));
+            }
+        }
+        pods.sort_by(|a, b| a.key().cmp(&b.key()));
+        Ok(Arc::new(pods))
     }
 }
 

@@ -24,6 +24,8 @@ pub trait Kind: Clone + Debug + Send + Sync + 'static {
     const KIND: &'static str;
     /// The name in paths, as `nodes`.
     const PLURAL: &'static str;
+    /// How many are listed at a time: that many are held as JSON.
+    const PAGE: u32;
     /// What is kept of an object.
     type Kept: Send;
     /// What is known of one that is gone.
@@ -42,6 +44,8 @@ pub struct Nodes;
 
 impl Kind for Nodes {
     const KIND: &'static str = "Node";
+    /// Objects a page: what kubectl and the controllers ask for. It bounds what is held as JSON at once.
+    const PAGE: u32 = 500;
     const PLURAL: &'static str = "nodes";
     type Kept = Arc<Node>;
     type Gone = NodeName;

@@ -72,8 +72,8 @@ pub fn is_bundled(name: &str) -> bool {
     BUNDLED.iter().any(|(known, _)| *known == name)
 }
 
-/// Found files that may wait for the registry: more than a directory may hold.
-const FOUND_WAITING: usize = 128;
+/// Found files that may wait for the registry, with all their bytes: the directory reads on when one was taken.
+const FOUND_WAITING: usize = 1;
 
 /// The registry and the watch on the plugin directory, as tasks of the daemon. `known` are the plugins whose files
 /// the directory gave us before, as far as the store remembers: that they are missing is no less odd after a restart.

@@ -8,7 +8,6 @@ use kube::Client;
 use tokio::sync::mpsc;
 
 use crate::informer::{self, Change, ChangeOf};
-use crate::kubernetes::Selection;
 use crate::object::pod::{PodName, Pods};
 use crate::watch::Watch;
 
@@ -34,12 +33,15 @@ impl PodWatch {
 
     /// Begins it or ends it, as somebody reads pods or nobody does.
     pub fn want(&mut self, wanted: bool) -> Option<Input> {
-        if wanted == self.changes.is_some() {
+        // One that broke is closed, and is begun anew.
+        let watched = self.changes.as_ref().is_some_and(|changes| !changes.is_closed());
+        if wanted == watched {
             return None;
         }
+        let forget = self.changes.is_some();
         self.watch = Watch::default();
         self.changes = wanted.then(|| watch(self.client.clone()));
-        (!wanted).then_some(Input::Pods(PodChange::Forgotten))
+        forget.then_some(Input::Pods(PodChange::Forgotten))
     }
 
     /// Waits for what is told, and puts it into `told`. Waits for ever where there is no watch.
@@ -98,11 +100,10 @@ impl PodWatch {
 /// Starts an informer that ends when nobody receives any more, at once and not with its next word.
 fn watch(client: Client) -> mpsc::Receiver<Told> {
     let (changes, told) = mpsc::channel(WAITING);
-    let selection = Selection { labels: None, fields: Some(Pods::FIELDS.to_owned()) };
     crate::task::spawn("pod informer", async move {
         let unwanted = changes.clone();
         tokio::select! {
-            () = informer::run::<Pods>(client, selection, changes) => {}
+            () = informer::run::<Pods>(client, Pods::all(), changes) => {}
             () = unwanted.closed() => {}
         }
     });

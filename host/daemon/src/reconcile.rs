@@ -411,10 +411,9 @@ impl Loop {
         self.calls_out += 1;
         let actor = self.out.actor.clone();
         let because: Vec<_> = decision.because.iter().filter_map(|key| self.plugins.answering(key).cloned()).collect();
-        let pods = self.fleet.pods(&decision.node);
         let outcomes = self.out.outcomes.clone();
         crate::task::spawn("call", async move {
-            let outcome = actor.act(&decision, &because, pods, stored).await;
+            let outcome = actor.act(&decision, &because, stored).await;
             if let Outcome::Refused { why, by: Refuser::LastLook } = &outcome {
                 tracing::info!(event = "last_look_refused", node = %decision.node, why, "the last look refused");
             }

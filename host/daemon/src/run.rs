@@ -185,7 +185,8 @@ impl Daemon {
         };
         let plugins = Plugins::new(supervised, clock.now());
 
-        let actor = Actor { api: Api::all(client.clone()), engine: engine.clone(), executor };
+        let (api, pods) = (Api::all(client.clone()), Api::all(client.clone()));
+        let actor = Actor { api, pods, engine: engine.clone(), executor };
         let (announcer, announcements) = Announcer::new();
         let actor = Arc::new(actor);
         let events = Ring::new(usize::try_from(settings.events.ring).unwrap_or(usize::MAX));

@@ -375,7 +375,9 @@ impl Plugins {
     /// Who makes a check.
     pub fn ask(&mut self, check: Check, now: Time) -> Asked {
         let Check { id, node, pods, checker } = check;
-        match self.supervisor.ask(&checker, &node.name, || Digest::of_content(&node, pods.as_ref()), now) {
+        let reads_pods = self.answering(&checker).is_some_and(|plugin| plugin.inputs().has_pods());
+        let content = || (!reads_pods || pods.is_some()).then(|| Digest::of_content(&node, pods.as_ref()));
+        match self.supervisor.ask(&checker, &node.name, content, now) {
             Ask::Start(start) => {
                 let plugin = self.alive.get(&checker).and_then(|starts| starts.get(&start)).cloned();
                 plugin.map_or(Asked::Nobody, |plugin| Asked::Job(Job { id, plugin, node, pods }))

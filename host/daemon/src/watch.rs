@@ -49,8 +49,9 @@ impl Watch {
         self.synced && self.dies_at().is_some_and(|at| now < at)
     }
 
-    /// Whether what was listed and heard may still be how things are, for what no action rests on alone: the moment
-    /// in which a watch that ended as agreed is opened again, every five minutes, is not worth an unknown verdict.
+    /// Whether what was listed and heard may still be how things are, for what is looked at once more before any action:
+    /// the moment in which a watch that ended as agreed is opened again, every five minutes, is not worth an unknown
+    /// verdict.
     #[must_use]
     pub fn is_believed(&self, now: Time) -> bool {
         self.synced && !self.is_trouble(now)

@@ -427,7 +427,10 @@ impl Inner {
             };
             // What is built in is not on disk yet, and a file may have been tidied away.
             let put = bytes.read().map(|read| shelf.put(read, bytes.digest())).map_err(|refusal| refusal.message);
-            let written = put.and_then(|_| shelf.keep(&name, &kept).map_err(|error| error.to_string()));
+            let written = put.and_then(|put| match shelf.has(&put) {
+                true => shelf.keep(&name, &kept).map_err(|error| error.to_string()),
+                false => Err("its component cannot be written".to_owned()),
+            });
             if let Err(why) = written {
                 inner.not_kept(name, kept.generation, &why);
             }

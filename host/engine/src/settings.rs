@@ -55,7 +55,8 @@ fn pool() -> PoolingAllocationConfig {
         .max_component_instance_size(4 << 20)
         .max_core_instance_size(1 << 20)
         // Kept resident together with pagemap_scan and batching, or none of the three: each alone is a loss.
-        // Of what a guest wrote, in each slot: a Rust or C guest writes less, and one with an interpreter pays a few faults.
+        // Of what a guest wrote, in each slot: a Rust or C guest writes less, and one with an interpreter pays a few
+        // faults.
         .linear_memory_keep_resident(256 << 10)
         .table_keep_resident(128 << 10)
         .pagemap_scan(Enabled::Auto)

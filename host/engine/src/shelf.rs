@@ -108,6 +108,14 @@ impl Shelf {
         }
     }
 
+    /// True if the component lies on disk, or there is no disk for it.
+    pub(crate) fn has(&self, bytes: &Bytes) -> bool {
+        match &bytes.place {
+            Place::Disk(_) => true,
+            Place::Memory(_) => self.dir.is_none(),
+        }
+    }
+
     /// Stores what a plugin serves with, in place of what it served with before. It is on disk when this returns.
     /// Without a directory nothing happens.
     ///

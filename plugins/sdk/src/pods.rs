@@ -29,7 +29,8 @@ pub struct Pod {
 
 /// The pods, by namespace and name.
 ///
-/// An `Err` says that the host does not know them at present, which says nothing about the node: return it.
+/// An `Err` says that the host does not know them at present, or that there are more than an answer holds: all of them
+/// or none. That says nothing about the node: return it.
 pub fn list() -> Result<Vec<Pod>, String> {
     host::pods()
 }

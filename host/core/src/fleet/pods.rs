@@ -278,7 +278,7 @@ mod tests {
         assert_eq!(world.tick(), [""; 0], "it was open again before the tick");
         world.tell(vec![DEAD]);
         assert_eq!(world.tick(), ["NodeAndPods a: unknown", "NodeAndPods b: unknown"]);
-        assert_eq!(world.0.pods(&name("a")), None);
+        assert_eq!(world.0.pods.of(&name("a")), None);
         world.tell(vec![ALIVE]);
         assert_eq!(world.tick(), ["NodeAndPods a: x", "NodeAndPods b: "]);
         world.tell(vec![PodChange::Forgotten, ALIVE]);
@@ -314,9 +314,9 @@ mod tests {
     fn a_list_without_any_pod_is_not_believed_at_once() {
         let mut world = World::knowing(&BOTH, &[("a", "x")]);
         world.tell(vec![listed(&[])]);
-        assert_eq!(world.0.pods(&name("a")), None);
+        assert_eq!(world.0.pods.of(&name("a")), None);
         let later = T0 + EMPTY_LISTS_FOR;
         world.0.turn(later, vec![Input::Pods(listed(&[]))]);
-        assert_eq!(world.0.pods(&name("a")), Some(Arc::default()));
+        assert_eq!(world.0.pods.of(&name("a")), Some(Arc::default()));
     }
 }

@@ -8,7 +8,6 @@ use crate::fleet::Fleet;
 use crate::fleet::slot::{Served, Slot, verdicts};
 use crate::gate;
 use crate::node::{Node, NodeName};
-use crate::pods::Pods;
 use crate::recovery::{After, Clock, Colour, Phase, Record, Said, Shown, Sight, clocks, holds, ladder};
 use crate::report::{CheckerReport, IncidentReport, Report, WindowReport};
 use crate::time::Time;
@@ -140,12 +139,6 @@ impl Fleet {
     pub fn record(&self, name: &str) -> Option<&Record> {
         let kept = || self.absent.get(name).map(|kept| &kept.record);
         self.nodes.get(name).map(|slot| &slot.record).or_else(kept)
-    }
-
-    /// The pods on a node; none while they are not known.
-    #[must_use]
-    pub fn pods(&self, node: &NodeName) -> Option<Pods> {
-        self.pods.of(node)
     }
 
     /// How many actions are in flight, and how many may be; none: no limit.

@@ -8,14 +8,29 @@ use apgar_core::pods::Pod;
 use serde_json::Value;
 
 use super::{Interner, Kind, moment};
+use crate::kubernetes::Selection;
 
 /// Pods that are bound to a node and have not ended.
 #[derive(Debug, Clone)]
 pub struct Pods;
 
 impl Pods {
-    /// The pods that are kept, as the API server selects them.
-    pub const FIELDS: &'static str = "spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed";
+    /// All pods that are kept, as the API server selects them.
+    #[must_use]
+    pub fn all() -> Selection {
+        Self::selected("spec.nodeName!=")
+    }
+
+    /// Those of one node.
+    #[must_use]
+    pub fn of(node: &NodeName) -> Selection {
+        Self::selected(&format!("spec.nodeName={node}"))
+    }
+
+    fn selected(bound: &str) -> Selection {
+        let fields = format!("{bound},status.phase!=Succeeded,status.phase!=Failed");
+        Selection { labels: None, fields: Some(fields) }
+    }
 }
 
 /// A pod that is gone.
@@ -32,6 +47,8 @@ pub struct PodName {
 impl Kind for Pods {
     const KIND: &'static str = "Pod";
     const PLURAL: &'static str = "pods";
+    /// A pod may have a megabyte, and whoever makes it decides.
+    const PAGE: u32 = 50;
     type Kept = (NodeName, Pod);
     type Gone = PodName;
 
@@ -48,12 +65,12 @@ impl Kind for Pods {
         let pod = Pod {
             namespace,
             name,
-            owner_kind: strings.share(text(owner, "kind")),
-            owner_name: strings.share(text(owner, "name")),
-            phase: strings.share(text(status, "phase")),
+            owner_kind: strings.share(word(owner, "kind")),
+            owner_name: strings.share(word(owner, "name")),
+            phase: strings.share(word(status, "phase")),
             ready: ready.is_some_and(|condition| text(condition, "status") == "True"),
             restarts: containers(status).fold(0, |sum, container| sum.saturating_add(restarts(container))),
-            reason: strings.share(reason.unwrap_or_default()),
+            reason: strings.share(cut(reason.unwrap_or_default())),
             started: moment(text(status, "startTime")),
         };
         Some((node, pod))
@@ -68,6 +85,18 @@ impl Kind for Pods {
             name: Arc::from(given(metadata, "name")?),
         })
     }
+}
+
+/// The longest name there is. Whoever may make pods writes them, the names of owners unchecked: they must not fill this
+/// process, or what a checker is told of its node.
+const WORD: usize = 253;
+
+fn word<'a>(value: &'a Value, name: &str) -> &'a str {
+    cut(text(value, name))
+}
+
+fn cut(text: &str) -> &str {
+    text.get(..text.floor_char_boundary(WORD)).unwrap_or_default()
 }
 
 /// The statuses of its containers, those that initialise it first: while one of them fails the others wait.
@@ -125,6 +154,20 @@ mod tests {
     #[track_caller]
     fn check_reason(status: &Value, expected: &str) {
         assert_eq!(&*pod(status).unwrap().reason, expected, "{status}");
+    }
+
+    #[test]
+    fn no_text_is_longer_than_a_name() {
+        let long = "ä".repeat(200);
+        let object = json!({
+            "metadata": {"name": "n", "ownerReferences": [{"kind": long, "name": long, "controller": true}]},
+            "spec": {"nodeName": "n"},
+            "status": {"phase": long, "reason": long},
+        });
+        let (_, pod) = Pods::keep(&object, &mut Interner::default()).unwrap();
+        for text in [&pod.owner_kind, &pod.owner_name, &pod.phase, &pod.reason] {
+            assert_eq!(text.len(), WORD - 1, "cut between letters");
+        }
     }
 
     #[test]
