@@ -62,6 +62,8 @@ pub enum Input {
     Started(CheckerKey, u64),
     /// A start or check ended unasked. `judged` is the node with the content that the plugin saw.
     Died(CheckerKey, Death, Option<Digest>),
+    /// A check of a node that is gone died: held against nobody, or nodes that leave would make a crash.
+    DiedAtGone(CheckerKey, Cause),
     /// A check of a start ended with a verdict or an error; the flag says whether it was slow.
     Completed(CheckerKey, u64, NodeName, bool),
     /// A person clears the ledger of a plugin whose last start had this number.
@@ -417,6 +419,7 @@ impl Supervisor {
             }
             Input::Started(name, start) => self.started(&name, start),
             Input::Died(name, death, content) => self.died(&name, death, content, nodes, now),
+            Input::DiedAtGone(name, cause) => self.turn.deaths.push((name, cause, Booked::Merged)),
             Input::Completed(name, start, node, slow) => self.completed(&name, start, &node, slow, now),
             Input::Reset(name, start) => self.reset(&name, start),
             Input::NodeGone(node) => {

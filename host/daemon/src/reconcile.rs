@@ -271,9 +271,10 @@ impl Loop {
             Event::Judged(batches) => {
                 let judged: Vec<Finished> = batches.into_iter().flatten().collect();
                 for done in &judged {
-                    self.plugins.judged(done, now);
-                    // Nothing is held against a node that is gone, or kept for it.
-                    if self.fleet.node(done.node.name.as_str()).is_none() {
+                    let is_there = self.fleet.node(done.node.name.as_str()).is_some();
+                    self.plugins.judged(done, is_there, now);
+                    // Nothing is kept for a node that is gone.
+                    if !is_there {
                         self.plugins.node_gone(&done.node.name);
                     }
                 }

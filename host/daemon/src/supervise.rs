@@ -224,8 +224,8 @@ impl Plugins {
         }
     }
 
-    /// Takes in how a check ended.
-    pub fn judged(&mut self, done: &Finished, now: Time) {
+    /// Takes in how a check of a node ended, which is there yet or gone.
+    pub fn judged(&mut self, done: &Finished, is_there: bool, now: Time) {
         let (name, start, node) = (done.plugin.key(), done.plugin.start(), &done.node.name);
         if self.told.contains(name) {
             let usage = self.usage.entry(name.clone()).or_default();
@@ -242,6 +242,7 @@ impl Plugins {
             return;
         }
         self.inbox.push(match done.result.death.clone() {
+            Some(death) if !is_there => supervision::Input::DiedAtGone(name.clone(), death.cause),
             Some(death) => {
                 let death = booked(death, start, Some(node.clone()), now);
                 supervision::Input::Died(name.clone(), death, Some(Digest::of_content(&done.node, done.pods.as_ref())))

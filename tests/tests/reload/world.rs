@@ -171,7 +171,7 @@ impl World {
             }
             self.plugins.hear(event, now);
         }
-        judged.iter().for_each(|done| self.plugins.judged(done, now));
+        judged.iter().for_each(|done| self.plugins.judged(done, true, now));
         let supervised = self.plugins.turn(self.fleet.len(), now);
         self.tally.deaths += supervised.deaths.len() as u64;
         let gone = supervised.gone.iter().any(|name| name.as_str() == MINE);

@@ -610,6 +610,15 @@ fn p_83_when_every_node_is_held_the_plugin_has_crashed() {
 }
 
 #[test]
+fn a_death_at_a_node_that_is_gone_is_no_pair_and_no_crash() {
+    let mut world = world();
+    world.nodes = 1;
+    world.turn(vec![Input::DiedAtGone("c".into(), Cause::Trap)]);
+    assert_eq!((world.state(), world.deaths.as_slice()), (PluginState::Running, &[(Cause::Trap, Booked::Merged)][..]));
+    assert!(world.record().good.as_ref().unwrap().pairs.is_empty());
+}
+
+#[test]
 fn p_46_p_66_a_refused_file_changes_nothing_and_says_why() {
     let mut world = world();
     world.file(refused("garbage", RefusalReason::NotAComponent));
