@@ -1,4 +1,4 @@
-//! Hot reload under torture (`engine` 11, rows 25 and 26): somebody writes a checker's file in every way there is, whole
+//! Hot reload under torture (`engine` 11, rows 25 and 26; `supervision` P-50, P-51, P-56, P-57, P-59): somebody writes a checker's file in every way there is, whole
 //! and torn, while it and twenty others judge nodes that change all the time. The directory, the registry, the engine,
 //! the supervision and the fleet are the daemon's own; only its loop is written here once more, so that every single
 //! check is seen: asked, answered, counted or late.

@@ -1111,6 +1111,7 @@ fn a_call_without_effect_frees_the_budget() {
     }
 }
 
+/// `supervision` P-79.
 #[test]
 fn a_stopped_checker_is_unknown_at_once_and_asked_again_when_it_serves() {
     let mut world = World::failing(policy());

@@ -983,6 +983,7 @@ mod tests {
         assert_eq!(directory.look(listed(&[("a", file(2))])), ["found a"]);
     }
 
+    /// `supervision` P-62, P-64.
     #[test]
     fn one_look_removes_nothing_and_two_in_a_row_do() {
         let mut directory = reconciler();
@@ -995,6 +996,7 @@ mod tests {
         assert_eq!(directory.look(listed(&[("b", file(1))])), ["removed a"]);
     }
 
+    /// `supervision` P-63.
     #[test]
     fn the_only_file_may_go_but_two_do_not_vanish_at_once() {
         let mut directory = reconciler();
@@ -1009,6 +1011,7 @@ mod tests {
         assert_eq!(directory.look(listed(&[("b", file(1))])), ["removed a"]);
     }
 
+    /// `supervision` P-61.
     #[test]
     fn an_unmounted_directory_of_one_is_noticed_by_its_device() {
         let mut directory = reconciler();
@@ -1033,6 +1036,7 @@ mod tests {
         assert_eq!(directory.look(listed(&[("a", file(1))])), ["removed b"]);
     }
 
+    /// `supervision` P-60.
     #[test]
     fn a_lost_directory_removes_nothing() {
         let mut directory = reconciler();
@@ -1066,6 +1070,7 @@ mod tests {
         assert_eq!(directory.state, DirectoryState::Emptied);
     }
 
+    /// `supervision` P-68, P-69.
     #[test]
     fn what_can_be_no_plugin_is_refused_once_and_takes_nothing_away() {
         let mut directory = reconciler();
@@ -1081,6 +1086,7 @@ mod tests {
         assert_eq!(directory.look(listed(&[("a", file(1)), ("b", file(1))])), ["found a", "found b"]);
     }
 
+    /// `supervision` P-68.
     #[test]
     fn those_beyond_the_limit_wait_and_those_that_serve_stay() {
         let mut directory = reconciler();
@@ -1096,6 +1102,7 @@ mod tests {
         assert_eq!(is_name(stem), expected, "{stem:?}");
     }
 
+    /// `supervision` P-68.
     #[test]
     fn a_name_is_a_label() {
         for good in ["a", "7", "gpu", "gpu-count", "a--b", &"x".repeat(63)] {
@@ -1159,6 +1166,7 @@ mod tests {
         assert!(watched.events.try_recv().is_err());
     }
 
+    /// `supervision` P-58: by the poll, whatever a file shows.
     #[tokio::test(start_paused = true)]
     async fn a_rewrite_that_keeps_size_and_times_is_found_by_its_digest() {
         let mut watched = Watched::new(&[("a.wasm", b"a1")]);
@@ -1207,6 +1215,7 @@ mod tests {
         assert_eq!(watched.next().await, "huge too-large");
     }
 
+    /// `supervision` P-56.
     #[tokio::test(start_paused = true)]
     async fn a_configmap_swap_is_one_change() {
         let mut watched = Watched::new(&[]);
@@ -1232,6 +1241,7 @@ mod tests {
         assert!(watched.events.try_recv().is_err());
     }
 
+    /// `supervision` P-60.
     #[tokio::test(start_paused = true)]
     async fn a_lost_directory_comes_back_with_its_watch() {
         let mut watched = Watched::new(&[("a.wasm", b"a")]);

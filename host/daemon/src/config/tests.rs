@@ -424,6 +424,7 @@ fn a_backoff_above_its_cap_is_refused_where_it_was_set() {
     );
 }
 
+/// `supervision` P-54.
 #[test]
 fn a_checker_has_its_own_settings_then_the_common_ones_then_those_of_its_profile() {
     let file = r#"

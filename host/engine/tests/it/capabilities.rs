@@ -339,3 +339,17 @@ async fn pods_need_their_grant_and_cost_no_purity_by_themselves() {
     let both = ENGINE.load(Candidate { grants, ..candidate("pods", &guest(imports, fields, does)) }).await.unwrap();
     assert_eq!((both.inputs(), both.pure()), (Inputs::More { pods: true }, false));
 }
+
+/// `supervision` P-84.
+#[tokio::test]
+async fn each_check_finds_the_memory_as_the_component_has_it() {
+    let fields = "(global $count (mut i64) (i64.const 0))";
+    let does = "(global.set $count (i64.add (global.get $count) (i64.const 1)))
+        (i64.store (i32.const 1048) (global.get $count))
+        (call $fine (i32.const 1) (i32.const 64) (i32.const 4))";
+    let plugin = ENGINE.load(candidate("counts", &guest("", fields, does))).await.unwrap();
+    for _ in 0..3 {
+        let done = check(&plugin, "n").await;
+        assert_eq!(done.verdict.judgement().unwrap().threshold, Duration::from_millis(1));
+    }
+}

@@ -75,6 +75,7 @@ async fn a_guest_that_cannot_tell_is_unknown_and_no_death() {
     assert!(done.death.is_none() && done.corrections.error);
 }
 
+/// `supervision` P-19.
 #[tokio::test]
 async fn a_spinning_guest_is_ended_by_its_ticks() {
     let done = dies("spins", Cause::Deadline, "guest time used up").await;
@@ -89,6 +90,7 @@ async fn traps_are_told_apart() {
     dies("recurses", Cause::Trap, "StackOverflow").await;
 }
 
+/// `supervision` P-18.
 #[tokio::test]
 async fn growth_ends_at_the_limit_and_is_named_memory() {
     let done = dies("grows", Cause::Memory, "the limit is 67108864").await;
@@ -108,6 +110,7 @@ async fn bad_data_over_the_boundary_is_a_trap() {
     dies("pointer", Cause::Trap, "bad-data").await;
 }
 
+/// `supervision` P-25.
 #[tokio::test]
 async fn what_is_too_long_is_corrected_and_counted() {
     let done = check("oversized").await;

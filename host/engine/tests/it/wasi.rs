@@ -82,12 +82,14 @@ async fn clocks_and_random_numbers_stand_still_so_the_guest_is_pure() {
     assert!(!first.remember);
 }
 
+/// `supervision` P-17.
 #[tokio::test]
 async fn a_clean_exit_is_a_death_too() {
     let death = check(&plugin().await, "x").await.death.unwrap();
     assert_eq!((death.cause, death.stage, death.detail.as_str()), (Cause::Exit, Stage::Check, "code 0"));
 }
 
+/// `supervision` P-20.
 #[tokio::test]
 async fn a_sleeping_guest_is_ended_after_its_call_deadline() {
     let done = check(&plugin().await, "w").await;
