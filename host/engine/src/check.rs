@@ -394,6 +394,16 @@ mod tests {
         assert_eq!(reason, expected);
     }
 
+    /// `supervision` P-28: what the guest's own limits never let it come to.
+    #[test]
+    fn a_host_that_has_no_memory_left_is_no_death_of_a_guest() {
+        for broken in [Broken::Instantiating, Broken::Calling] {
+            let fault = broken(OutOfMemory::new(8).into())
+                .fault(Stage::Check, |detail| Death::new(Cause::Deadline, Stage::Check, detail));
+            assert!(matches!(&fault, Fault::Engine(_)), "{fault:?}");
+        }
+    }
+
     #[test]
     fn a_reason_says_something_on_one_short_line() {
         check_reason("NodeReady", "NodeReady");

@@ -5,6 +5,8 @@ use std::process::ExitCode;
 use serde_json::json;
 
 use super::{DaemonArgs, Output, table};
+use crate::config::{Checkers, Warning};
+use crate::plugins::is_bundled;
 
 /// Check, show or describe the configuration
 #[derive(Debug, clap::Subcommand)]
@@ -29,7 +31,8 @@ pub(crate) struct ShowArgs {
 pub(crate) fn main(command: ConfigCommand) -> anyhow::Result<ExitCode> {
     match command {
         ConfigCommand::Check(args) => {
-            let (_, warnings) = crate::settings::load(args.config.as_deref(), args.flags())?;
+            let (settings, mut warnings) = crate::settings::load(args.config.as_deref(), args.flags())?;
+            warnings.extend(without_plugin(&settings.checkers));
             for warning in &warnings {
                 eprintln!("warning: {warning}");
             }
@@ -42,6 +45,16 @@ pub(crate) fn main(command: ConfigCommand) -> anyhow::Result<ExitCode> {
         ConfigCommand::Schema => super::print(&format!("{:#}", crate::config::schema()))?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Tables of checkers that are nowhere: a name that is written wrong, or a file that is yet to come (`supervision` 6.1).
+fn without_plugin(checkers: &Checkers) -> Vec<Warning> {
+    let is_missing = |name: &&String| !is_bundled(name) && !checkers.dir.join(format!("{name}.wasm")).exists();
+    let warning = |name: &String| Warning {
+        about: format!("checker.{name}"),
+        message: format!("no such checker: it is not built in, and {} has no {name}.wasm", checkers.dir.display()),
+    };
+    checkers.named.keys().filter(is_missing).map(warning).collect()
 }
 
 fn show(args: &ShowArgs) -> anyhow::Result<()> {
@@ -67,4 +80,21 @@ fn show(args: &ShowArgs) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Sources, load};
+
+    #[test]
+    fn a_table_without_a_checker_is_warned_of() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("mine.wasm"), b"").unwrap();
+        let (settings, _) = load(Sources::default()).unwrap();
+        let named = ["gpu", "mine", "mien"].map(|name| (name.to_owned(), settings.checkers.defaults.clone())).into();
+        let checkers = Checkers { dir: dir.path().to_owned(), named, ..settings.checkers };
+        let about: Vec<String> = without_plugin(&checkers).into_iter().map(|warning| warning.about).collect();
+        assert_eq!(about, ["checker.mien"]);
+    }
 }
