@@ -8,6 +8,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::node::Node;
 use crate::pods::{Pod, Pods};
+use crate::time::Time;
 
 /// A SHA-256, shown in hex.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -34,34 +35,24 @@ impl Digest {
             return node;
         };
         let mut hash = Sha256::new().chain_update(node.0);
-        let mut put = |text: &str| {
-            hash.update((text.len() as u64).to_le_bytes());
-            hash.update(text);
-        };
+        let mut put = |text: &str| put(&mut hash, text);
         for pod in pods.iter() {
             let Pod { namespace, name, owner_kind, owner_name, phase, ready, restarts, reason, started } = pod;
             [namespace, name, owner_kind, owner_name, phase, reason].into_iter().for_each(|text| put(text));
-            put(&format!("{ready} {restarts} {}", started.map(|at| at.unix_ms().to_string()).unwrap_or_default()));
+            put(&format!("{ready} {restarts} {}", moment(*started)));
         }
         Self::finish(hash)
     }
 
-    /// The digest of what checkers can read of a node. Each text is hashed with its length in front, so that no two
-    /// nodes read the same.
-    #[must_use]
-    pub fn of_node(node: &Node) -> Self {
+    fn of_node(node: &Node) -> Self {
         let mut hash = Sha256::new();
-        let mut put = |text: &str| {
-            hash.update((text.len() as u64).to_le_bytes());
-            hash.update(text);
-        };
+        let mut put = |text: &str| put(&mut hash, text);
         put(node.name.as_str());
         put(node.uid.as_str());
         put(node.boot_id.as_str());
         put(&node.system_uuid);
         put(&node.provider_id);
         put(if node.unschedulable { "cordoned" } else { "" });
-        let moment = |at: Option<crate::time::Time>| at.map(|at| at.unix_ms().to_string()).unwrap_or_default();
         put(&moment(node.created));
         for pairs in [&node.labels, &node.annotations, &node.capacity, &node.allocatable] {
             put(&pairs.len().to_string());
@@ -91,6 +82,16 @@ impl Digest {
         hex.truncate(digits);
         hex
     }
+}
+
+/// Each text with its length in front, so that no two nodes read the same.
+fn put(hash: &mut Sha256, text: &str) {
+    hash.update((text.len() as u64).to_le_bytes());
+    hash.update(text);
+}
+
+fn moment(at: Option<Time>) -> String {
+    at.map(|at| at.unix_ms().to_string()).unwrap_or_default()
 }
 
 impl fmt::Display for Digest {

@@ -2,6 +2,7 @@
 //! without meaning (resource version, probe times) is left out, so two lists that compare equal are the same
 //! content and need no new check.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::node::NodeName;
@@ -56,6 +57,17 @@ impl Pod {
     pub fn key(&self) -> (&str, &str) {
         (&self.namespace, &self.name)
     }
+}
+
+/// The pods of each node, as [`Pods`] has them.
+#[must_use]
+pub fn by_node(pods: impl IntoIterator<Item = (NodeName, Pod)>) -> BTreeMap<NodeName, Vec<Pod>> {
+    let mut by_node: BTreeMap<NodeName, Vec<Pod>> = BTreeMap::new();
+    for (node, pod) in pods {
+        by_node.entry(node).or_default().push(pod);
+    }
+    by_node.values_mut().for_each(|pods| pods.sort_by(|a, b| a.key().cmp(&b.key())));
+    by_node
 }
 
 /// What happened to pods. Each comes with the node it is bound to, which a pod never changes.

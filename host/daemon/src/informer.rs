@@ -70,7 +70,7 @@ pub type NodeChange = ChangeOf<Nodes>;
 pub async fn run<K: Kind>(client: Client, selection: Selection, changes: mpsc::Sender<ChangeOf<K>>) {
     let strings = Interner::default();
     let informer = Informer::<K> { api: Api::all(client), selection, changes, strings, listed_none: false };
-    // The receiver is the loop: when it is gone, the process is stopping.
+    // The receiver is the loop: when it is gone, nobody wants to know any more.
     let _stopped: Option<()> = informer.run().await;
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use apgar_core::decision::{Decision, Outcome, Refuser};
 use apgar_core::node::{Node, NodeName};
-use apgar_core::pods::Pods;
+use apgar_core::pods::{self, Pods};
 use apgar_core::verdict::Verdict;
 use apgar_engine::{Engine, Plugin};
 use kube::Api;
@@ -71,24 +71,17 @@ impl Actor {
         }
         Err("no failing checker fails on the live node".to_owned())
     }
-}
 
-impl Actor {
     async fn pods_on(&self, node: &NodeName) -> Result<Pods, String> {
-        let (mut pods, mut strings) = (Vec::new(), Interner::default());
+        let (mut found, mut strings) = (Vec::new(), Interner::default());
         let take = |page: Vec<Raw<pod::Pods>>| {
-            pods.extend(page.iter().filter_map(|raw| pod::Pods::keep(&raw.value, &mut strings)).map(|(_, pod)| pod));
+            found.extend(page.iter().filter_map(|raw| pod::Pods::keep(&raw.value, &mut strings)));
         };
-        let listed = timeout(GET_LIMIT, kubernetes::list(&self.pods, &pod::Pods::of(node), take)).await;
-        match listed {
-            Ok(Ok(_version)) => {}
-            Ok(Err(why)) => return Err(format!("the pods on the live node cannot be listed: {why}")),
-            Err(_) => {
-                return Err(format!("the pods on the live node were not listed within {} s", GET_LIMIT.as_secs()));
-            }
+        match timeout(GET_LIMIT, kubernetes::list(&self.pods, &pod::Pods::of(node), take)).await {
+            Ok(Ok(_version)) => Ok(Arc::new(pods::by_node(found).remove(node).unwrap_or_default())),
+            Ok(Err(why)) => Err(format!("the pods on the live node cannot be listed: {why}")),
+            Err(_) => Err(format!("the pods on the live node were not listed within {} s", GET_LIMIT.as_secs())),
         }
-        pods.sort_by(|a, b| a.key().cmp(&b.key()));
-        Ok(Arc::new(pods))
     }
 }
 

@@ -44,9 +44,9 @@ pub struct Nodes;
 
 impl Kind for Nodes {
     const KIND: &'static str = "Node";
-    /// Objects a page: what kubectl and the controllers ask for. It bounds what is held as JSON at once.
-    const PAGE: u32 = 500;
     const PLURAL: &'static str = "nodes";
+    /// What kubectl and the controllers ask for.
+    const PAGE: u32 = 500;
     type Kept = Arc<Node>;
     type Gone = NodeName;
 

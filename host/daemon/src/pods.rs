@@ -54,40 +54,24 @@ impl PodWatch {
 
     /// What the fleet must hear of it.
     pub fn hear(&mut self, change: Told, now: Time) -> Option<Input> {
-        let change = match change {
-            Change::Listed(pods) => {
-                self.watch.synced = true;
-                PodChange::Listed(pods)
-            }
-            Change::Applied((node, pod)) => {
-                self.watch.heard(now);
-                PodChange::Applied(node, pod)
-            }
-            Change::Deleted(PodName { node, namespace, name }) => {
-                self.watch.heard(now);
-                PodChange::Deleted { node, namespace, name }
-            }
-            Change::Heard => {
-                self.watch.heard(now);
-                return None;
-            }
+        self.watch.hear(&change, now);
+        Some(Input::Pods(match change {
+            Change::Listed(pods) => PodChange::Listed(pods),
+            Change::Applied((node, pod)) => PodChange::Applied(node, pod),
+            Change::Deleted(PodName { node, namespace, name }) => PodChange::Deleted { node, namespace, name },
+            Change::Heard => return None,
             Change::Lost { during: _, why } => {
-                self.watch.lost(now);
                 // The same every half minute tells nobody anything: a right that is missing stays so for long.
-                if let Some(why) = why
-                    && why != self.watch.why
-                {
-                    tracing::warn!(
-                        event = "pods_lost",
-                        why,
-                        "the pods cannot be watched; checkers that read them are told that they are not known"
-                    );
-                    self.watch.why = why;
-                }
+                let why = why.filter(|why| *why != self.watch.why)?;
+                tracing::warn!(
+                    event = "pods_lost",
+                    why,
+                    "the pods cannot be watched; checkers that read them are told that they are not known"
+                );
+                self.watch.why = why;
                 return None;
             }
-        };
-        Some(Input::Pods(change))
+        }))
     }
 
     /// Whether they are known, where there is a watch.

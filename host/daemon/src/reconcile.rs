@@ -302,26 +302,16 @@ impl Loop {
     }
 
     fn node_input(&mut self, change: NodeChange, now: Time) -> Option<Input> {
+        self.watch.hear(&change, now);
         match change {
             Change::Listed(nodes) => {
-                self.watch.synced = true;
                 self.plugins.nodes(nodes.iter().map(|node| node.name.clone()).collect());
                 Some(Input::Listed(nodes))
             }
-            Change::Applied(node) => {
-                self.watch.heard(now);
-                Some(Input::Applied(node))
-            }
-            Change::Deleted(name) => {
-                self.watch.heard(now);
-                Some(Input::Deleted(name))
-            }
-            Change::Heard => {
-                self.watch.heard(now);
-                None
-            }
+            Change::Applied(node) => Some(Input::Applied(node)),
+            Change::Deleted(name) => Some(Input::Deleted(name)),
+            Change::Heard => None,
             Change::Lost { during, why } => {
-                self.watch.lost(now);
                 let why = why?;
                 tracing::warn!(
                     event = "api_server_lost",

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use apgar_core::time::Time;
 
+use crate::informer::Change;
+
 /// A watch is alive while its stream is open and spoke within this time: a bookmark comes about every minute
 /// (`lifecycle` 3, `watch_alive`).
 const WATCH_ALIVE: Duration = Duration::from_secs(120);
@@ -25,15 +27,22 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// It said something.
-    pub fn heard(&mut self, now: Time) {
+    /// Takes in what the informer told; why it is not open is the caller's to say.
+    pub fn hear<Kept, Gone>(&mut self, change: &Change<Kept, Gone>, now: Time) {
+        match change {
+            Change::Listed(_) => self.synced = true,
+            Change::Applied(_) | Change::Deleted(_) | Change::Heard => self.heard(now),
+            Change::Lost { .. } => self.lost(now),
+        }
+    }
+
+    fn heard(&mut self, now: Time) {
         self.heard_at = Some(now);
         self.lost_at = None;
         self.why.clear();
     }
 
-    /// It is not open any more.
-    pub fn lost(&mut self, now: Time) {
+    fn lost(&mut self, now: Time) {
         self.lost_at.get_or_insert(now);
     }
 

@@ -251,34 +251,40 @@ impl Fleet {
     /// Whether the answer to this check is waited for, be it of the generation before. One that is not is late.
     #[must_use]
     pub fn awaits(&self, check: CheckId, node: &NodeName, key: &CheckerKey) -> bool {
-        let Ok(at) = self.index_of(key) else {
-            return false;
-        };
-        let answer = self.nodes.get(node).and_then(|slot| slot.answers.get(at));
-        let asked = answer.is_some_and(|answer| answer.pending && answer.asked == check);
-        asked || self.checkers.get(at).is_some_and(|served| served.displaced.get(node) == Some(&check))
+        self.index_of(key).is_ok_and(|at| self.awaited(check, node, at).is_some())
+    }
+
+    fn awaited(&self, check: CheckId, node: &NodeName, at: usize) -> Option<Awaited> {
+        let answer = self.nodes.get(node)?.answers.get(at)?;
+        if answer.pending && answer.asked == check {
+            return Some(Awaited::Asked);
+        }
+        (self.checkers.get(at)?.displaced.get(node) == Some(&check)).then_some(Awaited::Displaced)
     }
 
     fn judged(&mut self, check: CheckId, node: NodeName, key: CheckerKey, verdict: Verdict, remember: bool) {
         let Ok(at) = self.index_of(&key) else {
             return;
         };
+        let Some(awaited) = self.awaited(check, &node, at) else {
+            return;
+        };
         let (Some(slot), Some(served)) = (self.nodes.get_mut(&node), self.checkers.get_mut(at)) else {
             return;
         };
-        let changed = if slot.answers.get(at).is_some_and(|answer| answer.pending && answer.asked == check) {
-            served.displaced.remove(&node);
-            let (verdict, label) = intern(&mut served.reasons, verdict);
-            if !remember {
-                self.again.insert((node.clone(), key));
+        served.displaced.remove(&node);
+        let changed = match awaited {
+            Awaited::Asked => {
+                let (verdict, label) = intern(&mut served.reasons, verdict);
+                if !remember {
+                    self.again.insert((node.clone(), key));
+                }
+                slot.put(at, verdict, label, self.ticks)
             }
-            slot.put(at, verdict, label, self.ticks)
-        } else if served.displaced.get(&node) == Some(&check) {
-            served.displaced.remove(&node);
-            let label = verdict.judgement().map(|judgement| served.reasons.foreign(&judgement.reason));
-            slot.put_meanwhile(at, verdict, label, self.ticks)
-        } else {
-            return;
+            Awaited::Displaced => {
+                let label = verdict.judgement().map(|judgement| served.reasons.foreign(&judgement.reason));
+                slot.put_meanwhile(at, verdict, label, self.ticks)
+            }
         };
         if changed && (slot.evaluated || slot.is_answered()) {
             self.touched.insert(node);
@@ -419,6 +425,14 @@ impl Fleet {
     fn index_of(&self, key: &CheckerKey) -> Result<usize, usize> {
         self.checkers.binary_search_by(|served| served.checker.key.cmp(key))
     }
+}
+
+/// Why an answer is waited for.
+enum Awaited {
+    /// It was asked last.
+    Asked,
+    /// The generation before was asked it, and nobody else has judged the node yet.
+    Displaced,
 }
 
 /// Asks one checker about one node, or answers for it where it cannot be asked.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::fleet::intake::EMPTY_LISTS_FOR;
 use crate::node::NodeName;
-use crate::pods::{Pod, PodChange, Pods};
+use crate::pods::{Pod, PodChange, Pods, by_node};
 use crate::time::Time;
 
 /// What is known of pods.
@@ -85,13 +85,8 @@ impl PodIndex {
         }
         self.empty_since = None;
         self.listed = true;
-        let mut by_node: BTreeMap<NodeName, Vec<Pod>> = BTreeMap::new();
-        for (node, pod) in pods {
-            by_node.entry(node).or_default().push(pod);
-        }
         let mut before = std::mem::take(&mut self.by_node);
-        for (node, mut pods) in by_node {
-            pods.sort_by(|a, b| a.key().cmp(&b.key()));
+        for (node, mut pods) in by_node(pods) {
             let pods = match before.remove(&node) {
                 Some(same) if *same == pods => same,
                 Some(_) | None => {

@@ -8,11 +8,10 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use apgar_core::node::{Node, NodeName};
-use apgar_core::pods::{Pod, Pods};
+use apgar_core::pods::{self, Pods};
 use apgar_core::verdict::{CheckerKey, Verdict};
 use apgar_engine::{Engine, Plugin};
 use serde::Serialize;
-use serde_json::Value;
 
 use super::input::Objects;
 use super::{Output, Usage, input, table};
@@ -142,17 +141,11 @@ async fn given(args: &CheckArgs) -> anyhow::Result<Given> {
         node.map(Arc::new).with_context(|| format!("node {}: metadata.name is missing", index + 1))
     });
     let nodes = decoded.collect::<anyhow::Result<_>>()?;
-    let pods = (!objects.pods.is_empty()).then(|| by_node(&objects.pods, &mut strings));
+    let pods = (!objects.pods.is_empty()).then(|| {
+        let kept = objects.pods.iter().filter_map(|object| object::pod::Pods::keep(object, &mut strings));
+        pods::by_node(kept).into_iter().map(|(node, pods)| (node, Arc::new(pods))).collect()
+    });
     Ok(Given { nodes, pods })
-}
-
-fn by_node(objects: &[Value], strings: &mut Interner) -> BTreeMap<NodeName, Pods> {
-    let mut by_node: BTreeMap<NodeName, Vec<Pod>> = BTreeMap::new();
-    for (node, pod) in objects.iter().filter_map(|object| object::pod::Pods::keep(object, strings)) {
-        by_node.entry(node).or_default().push(pod);
-    }
-    by_node.values_mut().for_each(|pods| pods.sort_by(|a, b| a.key().cmp(&b.key())));
-    by_node.into_iter().map(|(node, pods)| (node, Arc::new(pods))).collect()
 }
 
 fn render(rows: &[Row]) -> String {
