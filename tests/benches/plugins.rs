@@ -23,14 +23,16 @@ mod swaps;
 #[path = "../tests/reload/world.rs"]
 mod world;
 
-use std::fs;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use apgar::object::{Interner, decode};
-use apgar_core::node::Node;
-use apgar_core::verdict::CheckerKey;
+use apgar_core::node::{Node, NodeName};
+use apgar_core::verdict::{CheckerKey, Verdict};
 use apgar_engine::{Candidate, Compile, Engine, EngineConfig, Finished, Grants, Job, Limits, Plugin, Source};
 use apgar_sim::Shape;
 use tokio::sync::mpsc;
@@ -126,6 +128,8 @@ struct Bundled {
     plugins: Vec<Arc<Plugin>>,
     /// Realistic nodes, as the informer would hold them.
     nodes: Vec<Arc<Node>>,
+    /// What each said of each the first time.
+    verdicts: RefCell<BTreeMap<(CheckerKey, NodeName), Verdict>>,
 }
 
 impl Bundled {
@@ -142,12 +146,12 @@ impl Bundled {
         let mut strings = Interner::default();
         let fleet = apgar_sim::Fleet::new(1, &shapes);
         let nodes = fleet.nodes().filter_map(|object| decode(&object, &mut strings)).map(Arc::new).collect();
-        Self { engine, _cache: cache, plugins, nodes }
+        Self { engine, _cache: cache, plugins, nodes, verdicts: RefCell::default() }
     }
 
-    /// One round of all checkers about all nodes, as nodes change in a busy cluster: one every two milliseconds.
-    /// Each check with the time from the question to its answer.
-    async fn round(&self) -> Vec<(Duration, Finished)> {
+    /// One round of all checkers about all nodes, as nodes change in a busy cluster: one every two milliseconds. Every
+    /// verdict is what it was the first time.
+    async fn round(&self, found: &mut Found) {
         let (judged_in, mut judged) = mpsc::channel(1024);
         let asking = async {
             let mut pace = tokio::time::interval(Duration::from_millis(2));
@@ -176,14 +180,52 @@ impl Bundled {
         };
         let (asked, heard) = tokio::join!(asking, hearing);
         assert_eq!(heard.len(), self.nodes.len() * self.plugins.len());
-        heard.into_iter().map(|(at, done)| (at.duration_since(asked[done.id as usize]), done)).collect()
+        let mut verdicts = self.verdicts.borrow_mut();
+        for (at, Finished { id, node, plugin, result, .. }) in heard {
+            let pair = (plugin.key().clone(), node.name.clone());
+            assert!(result.verdict.judgement().is_some(), "{pair:?}: {result:?}");
+            let known = verdicts.entry(pair).or_insert_with(|| result.verdict.clone());
+            assert_eq!(*known, result.verdict, "{:?}", node.name);
+            found.took.push(result.took);
+            found.answered.push(at.duration_since(asked[id as usize]));
+        }
+    }
+
+    /// A round, and something else until it is over.
+    async fn round_beside(&self, found: &mut Found, other: impl AsyncFnOnce(&AtomicBool)) {
+        let over = AtomicBool::new(false);
+        let round = async {
+            self.round(found).await;
+            over.store(true, Ordering::Relaxed);
+        };
+        tokio::join!(round, other(&over));
+    }
+}
+
+/// What rounds have shown. There is room for all of it from the start: its own memory is measured with the rest.
+struct Found {
+    took: Vec<Duration>,
+    answered: Vec<Duration>,
+}
+
+impl Found {
+    /// Room for that many checks.
+    fn of(checks: usize) -> Self {
+        let room = || {
+            let mut room = vec![Duration::MAX; checks];
+            room.clear();
+            room
+        };
+        Self { took: room(), answered: room() }
+    }
+
+    /// How long checks took, and how long it was from question to answer.
+    fn sorted(self) -> (Times, Times) {
+        (Times::new(self.took), Times::new(self.answered))
     }
 }
 
 /// The resident memory of a process, in MiB.
 fn resident(process: &str) -> f64 {
-    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
-    let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    let kib: f64 = rss.trim().trim_end_matches("kB").trim().parse().unwrap();
-    kib / 1024.0
+    apgar_tests::resident(process).unwrap() as f64 / f64::from(1 << 20)
 }

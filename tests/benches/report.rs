@@ -429,10 +429,8 @@ async fn memory(report: &mut Report, count: usize) {
             break;
         }
     }
-    let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
-    let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    let kib: f64 = rss.trim().trim_end_matches("kB").trim().parse().unwrap();
+    let resident = apgar_tests::resident(&child.id().to_string()).unwrap();
     child.kill().unwrap();
     child.wait().unwrap();
-    report.add(&format!("resident memory, {count} nodes"), "MiB", vec![kib / 1024.0]);
+    report.add(&format!("resident memory, {count} nodes"), "MiB", vec![resident as f64 / f64::from(1 << 20)]);
 }

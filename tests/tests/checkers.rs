@@ -36,7 +36,7 @@ async fn r_64_r_68_gpu() -> Result<()> {
 /// The guest is made by the kit: what it asks comes through the component as it does natively.
 #[tokio::test]
 async fn a_checker_of_the_kit_reads_the_pods_it_was_granted() -> Result<()> {
-    let bytes = apgar_tests::guests::GUESTS.iter().find(|(name, _)| *name == "pods").context("no such guest")?.1;
+    let bytes = apgar_tests::guests::guest("pods").context("no such guest")?;
     let engine = Engine::new(EngineConfig { cache_dir: None, compile: Compile::InProcess })?;
     let candidate = Candidate {
         key: "pods".into(),

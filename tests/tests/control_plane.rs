@@ -17,7 +17,7 @@ use apgar::object::pod::Pods;
 use apgar_sim::{Cloud, CloudConfig, Inventory};
 use apgar_tests::apgar_binary;
 use apgar_tests::control_plane::{ALIVE, ControlPlane, Server, User, free_ports, get, never, repository, wait_for};
-use apgar_tests::guests::GUESTS;
+use apgar_tests::guests::guest;
 use serde_json::{Value, json};
 
 /// Nodes that are nothing special, beside those of `control-plane/nodes`.
@@ -381,7 +381,7 @@ async fn pods_are_unknown_without_the_right_to_them_and_judged_with_it() -> Resu
     let more = "[checker.pods]\ngrants = [\"pods\"]";
     let variant = Variant { threshold: "1h", reboot_wait: "10m", pools: "", more };
     let daemon = Daemon::start(&mut plane, &civo, variant).await?;
-    let guest = GUESTS.iter().find(|(name, _)| *name == "pods").context("no such guest")?.1;
+    let guest = guest("pods").context("no such guest")?;
     fs::write(plane.dir().join("plugins/pods.wasm"), guest)?;
     daemon.verdict_becomes(K3S, "pods", "unknown", "error").await?;
     wait_for("the log to name the missing right", SOON, async || {

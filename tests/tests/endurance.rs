@@ -8,7 +8,8 @@ use std::time::Duration;
 use apgar_core::node::Node;
 use apgar_engine::{Candidate, Compile, Engine, EngineConfig, Grants, Limits, LoadError, Plugin, Source, limits};
 use apgar_guests::Behaviour;
-use apgar_tests::guests::GUESTS;
+use apgar_tests::guests::{GUESTS, guest};
+use apgar_tests::resident;
 
 /// How often each behaviour is met, and each special guest offered.
 const ROUNDS: u64 = 100;
@@ -33,12 +34,12 @@ async fn after_a_hundred_of_each_memory_and_files_are_what_they_were() {
     for _ in 0..WARM_UP {
         round(&engine, &guest).await;
     }
-    let (files, memory) = (open_files(), resident());
+    let (files, memory) = (open_files(), resident("self").unwrap());
     let mut met = 0;
     for _ in 0..ROUNDS {
         met += round(&engine, &guest).await;
     }
-    let (opened, grown) = (open_files().saturating_sub(files), resident().saturating_sub(memory));
+    let (opened, grown) = (open_files().saturating_sub(files), resident("self").unwrap().saturating_sub(memory));
     println!(
         "{met} checks and loads: {opened} files and {} KiB more than {files} and {} KiB",
         grown >> 10,
@@ -64,7 +65,7 @@ async fn round(engine: &Engine, guest: &Arc<Plugin>) -> u64 {
 
 /// With little time and memory, so that those that use up theirs do so quickly: a limit is met all the same.
 async fn load(engine: &Engine, name: &str) -> Result<Arc<Plugin>, LoadError> {
-    let bytes = GUESTS.iter().find(|(known, _)| *known == name).unwrap().1;
+    let bytes = guest(name).unwrap();
     let limits = Limits {
         call_deadline: Duration::from_millis(10),
         startup_deadline: Duration::from_millis(20),
@@ -85,11 +86,4 @@ async fn load(engine: &Engine, name: &str) -> Result<Arc<Plugin>, LoadError> {
 
 fn open_files() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
-}
-
-/// The memory this process has resident, in bytes.
-fn resident() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    resident.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() << 10
 }

@@ -24,7 +24,7 @@ use apgar_engine::{
     LogLevel, LogLine, Plugin, RefusalReason, Source, Stage, limits,
 };
 use apgar_guests::Behaviour;
-use apgar_tests::guests::GUESTS;
+use apgar_tests::guests::{GUESTS, guest};
 use tokio::sync::OnceCell;
 
 /// One engine for all tests, as in the daemon; what was compiled once is found in its cache.
@@ -418,7 +418,7 @@ async fn patient() -> &'static Arc<Plugin> {
 
 /// A guest as a file of the plugin directory; those that spin get less time to do so.
 fn candidate(name: &str) -> Candidate {
-    let bytes = GUESTS.iter().find(|(known, _)| *known == name).unwrap_or_else(|| panic!("no guest {name}")).1;
+    let bytes = guest(name).unwrap_or_else(|| panic!("no guest {name}"));
     let startup_deadline = if name.ends_with("-spins") { Duration::from_millis(200) } else { limits::STARTUP_DEADLINE };
     let grants = if name == "flips" { Grants::from([Capability::Memory]) } else { Grants::new() };
     Candidate { grants, ..named(name, bytes.into(), Limits { startup_deadline, ..Limits::default() }) }

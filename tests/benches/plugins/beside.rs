@@ -2,20 +2,17 @@
 //! and starts it again after a minute at the earliest: that is what is measured, all of them at once, beside minutes
 //! without. What they would do to others if nobody stopped them is told as well.
 
-use std::collections::BTreeMap;
 use std::panic;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::time::Duration;
 
-use apgar_core::node::{Node, NodeName};
-use apgar_core::verdict::{CheckerKey, Verdict};
+use apgar_core::node::Node;
 use apgar_engine::{Candidate, Capability, Cause, Engine, Finished, Grants, Job, LoadError, Plugin, limits};
 use apgar_guests::Behaviour;
-use apgar_tests::guests::GUESTS;
+use apgar_tests::guests;
 use tokio::sync::mpsc;
 
-use crate::{Bundled, Report, Times, candidate, resident};
+use crate::{Bundled, Found, Report, candidate, resident};
 
 const NODES: usize = 1_000;
 /// Rounds of all nodes in a minute, two seconds each.
@@ -38,21 +35,22 @@ pub(crate) async fn measure(report: &mut Report) {
     report.says("guests that misbehave", hostile.count() as f64, "");
     assert!(hostile.count() >= 30);
 
-    let mut verdicts = BTreeMap::new();
-    Found::default().look(bundled.round().await, &mut verdicts);
+    let found = || Found::of(MINUTES * MINUTE * NODES * bundled.plugins.len());
+    bundled.round(&mut found()).await;
     let never = resident("self");
-    let (mut without, mut unstopped, mut beside) = (Found::default(), Found::default(), Found::default());
+    let (mut without, mut unstopped, mut beside) = (found(), found(), found());
     for _ in 0..UNSTOPPED {
-        unstopped.look(hostile.beside(&bundled).await, &mut verdicts);
+        let unstopped = &mut unstopped;
+        bundled.round_beside(unstopped, async |over| hostile.until(&bundled.engine, over).await).await;
     }
     let before = resident("self");
     for _ in 0..MINUTES {
         for _ in 0..MINUTE {
-            without.look(bundled.round().await, &mut verdicts);
+            bundled.round(&mut without).await;
         }
         let minute = async {
             for _ in 0..MINUTE {
-                beside.look(bundled.round().await, &mut verdicts);
+                bundled.round(&mut beside).await;
             }
         };
         tokio::join!(minute, hostile.crash(&bundled.engine));
@@ -74,41 +72,6 @@ pub(crate) async fn measure(report: &mut Report) {
     report.at_most("panics", f64::from(PANICS.load(Ordering::Relaxed)), 0.0, "");
 }
 
-/// What rounds have shown. There is room for all of it from the start: its own memory is measured with the rest.
-struct Found {
-    took: Vec<Duration>,
-    answered: Vec<Duration>,
-}
-
-impl Default for Found {
-    fn default() -> Self {
-        let room = || {
-            let mut room = vec![Duration::MAX; MINUTES * MINUTE * NODES * 4];
-            room.clear();
-            room
-        };
-        Self { took: room(), answered: room() }
-    }
-}
-
-impl Found {
-    /// Every verdict is what it was the first time.
-    fn look(&mut self, judged: Vec<(Duration, Finished)>, verdicts: &mut BTreeMap<(CheckerKey, NodeName), Verdict>) {
-        for (answered, Finished { node, plugin, result, .. }) in judged {
-            let pair = (plugin.key().clone(), node.name.clone());
-            assert!(result.verdict.judgement().is_some(), "{pair:?}: {result:?}");
-            let known = verdicts.entry(pair).or_insert_with(|| result.verdict.clone());
-            assert_eq!(*known, result.verdict, "{:?}", node.name);
-            self.took.push(result.took);
-            self.answered.push(answered);
-        }
-    }
-
-    fn sorted(self) -> (Times, Times) {
-        (Times::new(self.took), Times::new(self.answered))
-    }
-}
-
 /// All guests of `tests/guests`.
 struct Hostile {
     /// One plugin a behaviour, and those that misbehave otherwise and serve, each with its node.
@@ -120,12 +83,12 @@ struct Hostile {
 impl Hostile {
     async fn load(engine: &Engine) -> Self {
         let mut hostile = Self { serving: Vec::new(), offered: Vec::new() };
-        let guest: Arc<[u8]> = GUESTS.iter().find(|(name, _)| *name == "guest").unwrap().1.into();
+        let guest: Arc<[u8]> = guests::guest("guest").unwrap().into();
         for behaviour in Behaviour::ALL {
             let plugin = engine.load(candidate(behaviour.node(), guest.clone())).await.unwrap();
             hostile.serving.push((plugin, Arc::new(Node::named(behaviour.node()))));
         }
-        for (name, bytes) in GUESTS.iter().filter(|(name, _)| !["guest", "usual"].contains(name)) {
+        for (name, bytes) in guests::GUESTS.iter().filter(|(name, _)| !["guest", "usual"].contains(name)) {
             let grants = if *name == "flips" { Grants::from([Capability::Memory]) } else { Grants::new() };
             let candidate = Candidate { grants, ..candidate(name, (*bytes).into()) };
             match engine.load(candidate.clone()).await {
@@ -139,17 +102,6 @@ impl Hostile {
 
     fn count(&self) -> usize {
         self.serving.len() + self.offered.len()
-    }
-
-    /// A round of the bundled checkers while they all misbehave.
-    async fn beside(&self, bundled: &Bundled) -> Vec<(Duration, Finished)> {
-        let over = AtomicBool::new(false);
-        let round = async {
-            let judged = bundled.round().await;
-            over.store(true, Ordering::Relaxed);
-            judged
-        };
-        tokio::join!(round, self.until(&bundled.engine, &over)).0
     }
 
     /// Lets all of them loose at once and again, at least one time, until it is over.

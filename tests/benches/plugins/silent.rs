@@ -11,7 +11,7 @@ use apgar_engine::{Candidate, Capability, Finished, Grants, Job, Limits, limits}
 use serde_json::json;
 use tokio::sync::mpsc;
 
-use crate::{Bundled, Report, Times, candidate};
+use crate::{Bundled, Found, Report, Times, candidate};
 
 const NODES: usize = 1_000;
 const ROUNDS: usize = 6;
@@ -30,25 +30,13 @@ pub(crate) async fn measure(report: &mut Report) {
     };
     let asking = bundled.engine.load(asking).await.unwrap();
 
-    bundled.round().await;
+    let found = || Found::of(ROUNDS * NODES * bundled.plugins.len());
+    bundled.round(&mut found()).await;
     let mut beyond = Vec::new();
-    let (mut without, mut beside) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
-    let sort = |found: &mut [Vec<_>; 2], judged: Vec<(_, Finished)>| {
-        for (answered, done) in judged {
-            assert!(done.result.verdict.judgement().is_some(), "{:?}", done.result);
-            found[0].push(done.result.took);
-            found[1].push(answered);
-        }
-    };
+    let (mut without, mut beside) = (found(), found());
     for _ in 0..ROUNDS {
-        sort(&mut without, bundled.round().await);
-        let over = AtomicBool::new(false);
-        let round = async {
-            let judged = bundled.round().await;
-            over.store(true, Ordering::Relaxed);
-            judged
-        };
-        let waiting = async {
+        bundled.round(&mut without).await;
+        let waiting = async |over: &AtomicBool| {
             while !over.load(Ordering::Relaxed) {
                 let (done_in, mut done) = mpsc::channel(8);
                 // As many as may wait at once.
@@ -63,11 +51,10 @@ pub(crate) async fn measure(report: &mut Report) {
                 }
             }
         };
-        let (judged, ()) = tokio::join!(round, waiting);
-        sort(&mut beside, judged);
+        bundled.round_beside(&mut beside, waiting).await;
     }
     report.at_most("a request without an answer, ended beyond its time-out", Times::new(beyond).at(1.0), 20.0, "ms");
-    let [[without_took, without_answered], [took, answered]] = [without, beside].map(|found| found.map(Times::new));
+    let [(without_took, without_answered), (took, answered)] = [without, beside].map(Found::sorted);
     report.says("a check of a bundled checker, without, p99", without_took.at(0.99), "ms");
     report.says("a check of a bundled checker, meanwhile, p99", took.at(0.99), "ms");
     report.says("from question to answer, without, p99", without_answered.at(0.99), "ms");

@@ -7,7 +7,7 @@ use std::time::Duration;
 use apgar_core::node::Node;
 use apgar_engine::{Cause, Compile, Engine, EngineConfig, limits};
 use apgar_guests::Behaviour;
-use apgar_tests::guests::GUESTS;
+use apgar_tests::guests::guest;
 
 use crate::{Report, Times, candidate};
 
@@ -15,7 +15,7 @@ const ROUNDS: usize = 50;
 
 pub(crate) async fn measure(report: &mut Report) {
     let engine = Engine::new(EngineConfig { cache_dir: None, compile: Compile::InProcess }).unwrap();
-    let guest = GUESTS.iter().find(|(name, _)| *name == "guest").unwrap().1;
+    let guest = guest("guest").unwrap();
     let plugin = engine.load(candidate("guest", guest.into())).await.unwrap();
     let node = Arc::new(Node::named(Behaviour::Spin.node()));
     let (mut late, mut charged) = (Vec::new(), Duration::ZERO);

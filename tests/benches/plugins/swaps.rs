@@ -5,7 +5,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use apgar_engine::{Compile, Digest};
-use apgar_tests::guests::GUESTS;
+use apgar_tests::guests::guest;
 
 use crate::world::{DEBOUNCE, MINE, Running, STABLE_GAP, replaced};
 use crate::{Report, Times};
@@ -22,7 +22,7 @@ pub(crate) async fn measure(report: &mut Report) {
     let home = tempfile::tempdir().unwrap();
     let compile = Compile::Child { program: apgar_tests::apgar_binary!() };
     let mut running = Running::start(home.path(), compile, CHANGE_EVERY).await;
-    let guest = GUESTS.iter().find(|(name, _)| *name == "guest").unwrap().1;
+    let guest = guest("guest").unwrap();
     let (aside, file) = (home.path().join("aside"), home.path().join("plugins").join(format!("{MINE}.wasm")));
     let mut last = Digest::of(b"");
     for number in 0..SWAPS {

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use apgar_sim::{
     ApiServer, Cloud, CloudConfig, Fault, FaultKind, Fleet, Pace, Partition, Running, Shape, SimConfig, Story,
 };
-use apgar_tests::{apgar_binary, free_ports, get, never, wait_for};
+use apgar_tests::{apgar_binary, free_ports, get, guests, never, wait_for};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -530,6 +530,5 @@ async fn sigterm_ends_it_within_five_seconds_also_while_the_cloud_hangs() -> Res
 
 /// A guest of `tests/guests`, by name.
 fn guest(name: &str) -> Result<Vec<u8>> {
-    let found = apgar_tests::guests::GUESTS.iter().find(|(guest, _)| *guest == name);
-    Ok(found.with_context(|| format!("no guest {name}"))?.1.to_vec())
+    Ok(guests::guest(name).with_context(|| format!("no guest {name}"))?.to_vec())
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use apgar_core::verdict::CheckerKey;
 use apgar_engine::{Candidate, Directory, DirectoryEvent, DirectoryOptions, Limits, LoadError, RefusalReason, limits};
-use apgar_tests::guests::GUESTS;
+use apgar_tests::guests::guest;
 use tokio::sync::mpsc;
 
 use super::{ENGINE, candidate, check, load, named, others_are_well, well_node};
@@ -38,7 +38,7 @@ async fn compiled_code_by_a_components_name_is_refused() {
 #[tokio::test]
 async fn of_a_thousand_files_as_many_as_there_is_room_for_are_loaded() {
     const FILES: usize = 1_000;
-    let usual = GUESTS.iter().find(|(name, _)| *name == "usual").unwrap().1;
+    let usual = guest("usual").unwrap();
     let dir = tempfile::tempdir().unwrap();
     for index in 0..FILES {
         std::fs::write(dir.path().join(format!("p{index:03}.wasm")), usual).unwrap();

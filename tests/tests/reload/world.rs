@@ -20,7 +20,7 @@ use apgar_engine::{
     Cause, Compile, Configuration, Digest, Directory, DirectoryOptions, Engine, EngineConfig, Finished, Limits,
     PluginConfig, Registry, RegistryEvent, RegistryOptions,
 };
-use apgar_tests::guests::GUESTS;
+use apgar_tests::guests;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
 
@@ -42,8 +42,7 @@ const OUT: usize = 1_500;
 
 /// A guest of `tests/guests`, with seven letters of its own for a reason.
 pub(crate) fn guest(name: &str, reason: &str) -> Vec<u8> {
-    let (_, bytes) = GUESTS.iter().find(|(known, _)| *known == name).unwrap();
-    replaced(bytes, b"Special", reason.as_bytes())
+    replaced(guests::guest(name).unwrap(), b"Special", reason.as_bytes())
 }
 
 /// The same bytes with the only `old` in them replaced: as long as before, so that it stays a component.
